@@ -1,0 +1,91 @@
+"""Final answers: how they are found in a text and when two of them are the same.
+
+Reasoning blocks never count. Where a text has no marked answer, the whole text is the answer only if the pipeline says so
+(`answer: text`); the default finds marked answers and falls back to the last line.
+"""
+
+from __future__ import annotations
+
+import re
+from fractions import Fraction
+
+_REASONING = re.compile(r"<(think|thinking|reasoning)>(.*?)(?:</\1>|\Z)", re.DOTALL | re.IGNORECASE)
+_MARKED = re.compile(
+    r"^[ \t>*_#]*(?:A|(?:(?:so|thus|therefore|hence),?\s+)?(?:the\s+)?(?:final\s+)?answer(?:\s+is)?)[*_]*\s*[:=][*_]*\s*(.+?)\s*$",
+    re.IGNORECASE | re.MULTILINE,
+)
+_ANSWER_IS = re.compile(r"\banswer\s+is\s*:?\s*(.+?)(?:[.!]\s|[.!]?$)", re.IGNORECASE | re.MULTILINE)
+_GSM = re.compile(r"^####\s*(.+?)\s*$", re.MULTILINE)
+_NUMBER = re.compile(r"[-+]?(?:\d{1,3}(?:,\d{3})+|\d+)?(?:\.\d+)?(?:[eE][-+]?\d+)?(?:/\d+)?")
+
+
+def split_reasoning(text: str) -> tuple[str, str | None]:
+    """The text without its reasoning blocks, and the blocks; an unclosed block takes the rest.
+
+    A server that opens the block in its template leaves only the closing tag; what stands before it is reasoning too.
+    """
+    blocks = [match[2].strip() for match in _REASONING.finditer(text)]
+    visible = _REASONING.sub("", text)
+    for tag in ("</think>", "</thinking>", "</reasoning>"):
+        if tag in visible:
+            before, visible = visible.rsplit(tag, 1)
+            blocks.insert(0, before.strip())
+    if not blocks:
+        return text, None
+    return visible.lstrip(), "\n".join(blocks)
+
+
+def extract_answer(text: str) -> str | None:
+    """The final answer in a text: the last boxed, marked or stated one, else its last line; None for an empty text."""
+    visible, _ = split_reasoning(text)
+    boxed = _last_boxed(visible)
+    if boxed is not None:
+        return boxed
+    for pattern in (_GSM, _MARKED, _ANSWER_IS):
+        found = pattern.findall(visible)
+        if found:
+            return str(found[-1]).strip().strip("*_`$").strip() or None
+    lines = [line.strip() for line in visible.strip().split("\n") if line.strip()]
+    return lines[-1] if lines else None
+
+
+def _last_boxed(text: str) -> str | None:
+    start = text.rfind("\\boxed{")
+    if start < 0:
+        return None
+    depth, begin = 0, start + len("\\boxed{")
+    for position in range(begin, len(text)):
+        if text[position] == "{":
+            depth += 1
+        elif text[position] == "}":
+            if depth == 0:
+                return text[begin:position].strip()
+            depth -= 1
+    return None
+
+
+def parse_number(text: str) -> Fraction | None:
+    """The number that a text is, give or take currency, percent signs and thousands separators; None for other texts."""
+    bare = text.strip().strip("$€£%").strip().rstrip(".").replace(" ", "")
+    if not bare or len(bare) > 64 or not _NUMBER.fullmatch(bare):
+        return None
+    exponent = re.search(r"[eE]([-+]?\d+)", bare)
+    if exponent and abs(int(exponent[1])) > 300:
+        return None
+    try:
+        return Fraction(bare.replace(",", ""))
+    except (ValueError, ZeroDivisionError):
+        return None
+
+
+def normalise(answer: str) -> str:
+    """The form under which answers are compared: numbers by value, other texts by case-folded words."""
+    value = parse_number(answer)
+    if value is not None:
+        return str(value)
+    return " ".join(answer.casefold().split()).strip(" .")
+
+
+def same_answer(left: str | None, right: str | None) -> bool:
+    """Whether two answers are the same; an absent answer is the same as nothing."""
+    return left is not None and right is not None and normalise(left) == normalise(right)

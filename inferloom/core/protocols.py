@@ -1,0 +1,95 @@
+"""What the rooms show one another: a model's backend, and the context through which a node reaches everything else."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, fields
+from random import Random
+from typing import Protocol, TypeAlias
+
+from inferloom.core.types import Completion, Json, Message, Request
+
+TokenSink: TypeAlias = Callable[[int, str], None]
+"""Called with (index of the completion, new text) as tokens come; previews only, never the record."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Capabilities:
+    """What a backend can do by itself. Only `n` is ever emulated, by n metered calls."""
+
+    n: bool = False
+    """Several completions of one request in one call."""
+    logprobs: bool = False
+    prefix: bool = False
+    """Going on from a raw prefix or from inside an assistant turn."""
+    seed: bool = False
+    """The same seed gives the same completion."""
+    structured: bool = False
+    """Replies held to a JSON schema."""
+
+    def names(self) -> list[str]:
+        """The capabilities that are there."""
+        return [field.name for field in fields(self) if getattr(self, field.name)]
+
+
+class Backend(Protocol):
+    """A way to get completions from one model."""
+
+    @property
+    def capabilities(self) -> Capabilities: ...
+
+    async def fingerprint(self) -> str:
+        """What identifies the model's answers: the hash of weights and tokenizer, or base URL, name and revision."""
+        ...
+
+    async def generate(
+        self, request: Request, seeds: Sequence[int], on_token: TokenSink | None = None
+    ) -> list[Completion]:
+        """Make one completion per seed (`request.n` is not read here).
+
+        Without the capability `n` there is exactly one seed. Usage: each completion carries its own
+        `completion_tokens`; `prompt_tokens` and `cached_tokens` as the server billed them stand on the first only.
+
+        Raises:
+            ModelError: The kind says what happened and whether asking again may help.
+        """
+        ...
+
+    async def aclose(self) -> None: ...
+
+
+class Prompts(Protocol):
+    """A prompt pack: the wording of every node's roles for one kind of model."""
+
+    name: str
+
+    def render(self, role: str, values: Mapping[str, object]) -> tuple[Message, ...]:
+        """The messages of a role, with its values filled in.
+
+        Raises:
+            UnknownNameError: The pack has no such role.
+        """
+        ...
+
+
+class NodeContext(Protocol):
+    """All that a node may reach. Everything it asks for is banked, metered and held to the budget."""
+
+    path: str
+    """The node's place in the pipeline, such as `steps/1` or `judge`."""
+    rng: Random
+    """Seeded by (stream, item, path): the only source of chance that a node may use."""
+    prompts: Prompts
+
+    async def generate(self, model: str, request: Request) -> list[Completion]:
+        """`request.n` completions of a named model, committed before they are returned.
+
+        Raises:
+            BudgetExceededError: The next call could pass a limit of the run.
+            ModelError: The model failed for good.
+        """
+        ...
+
+    def emit(self, event: str, data: Mapping[str, Json]) -> None:
+        """Tell whoever watches the run that something happened."""
+        ...

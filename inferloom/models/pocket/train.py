@@ -1,0 +1,297 @@
+"""Train a pocket model from scratch: `python -m inferloom.models.pocket.train --size small --out FOLDER`.
+
+One run per size, the small one first: the larger ones also learn to judge its attempts. The steps are a plain language-model
+loop over packed documents (`jobs.py`); at a few points the model itself answers fresh items, and its attempts, judged
+exactly by the task families, become what the judging jobs are taught on. The folder written loads in `transformers` and vLLM.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import math
+import pickle
+import time
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+from random import Random
+from typing import TYPE_CHECKING
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from transformers import LlamaConfig, LlamaForCausalLM
+
+from inferloom.models.pocket.jobs import Attempt, Curriculum, Document, Turn, attempt_of
+from inferloom.models.pocket.tasks import Item
+from inferloom.models.pocket.tokenizer import END, PAD, ROLES, build_tokenizer
+
+if TYPE_CHECKING:
+    from transformers import PreTrainedTokenizerFast
+
+ROW = 384
+"""Tokens in a packed row; longer documents are not used."""
+ROWS = 20
+SAMPLE_AT = (0.3, 0.5, 0.7, 0.85)
+"""The parts of the run after which the model's own attempts are drawn anew."""
+SAMPLED_ITEMS, SAMPLES_EACH, SAMPLE_TEMPERATURE = 1000, 4, 0.8
+
+
+@dataclass(frozen=True, slots=True)
+class Size:
+    hidden: int
+    layers: int
+    steps: int
+    rate: float
+
+
+SIZES = {
+    "small": Size(hidden=64, layers=3, steps=1600, rate=2e-2),
+    "medium": Size(hidden=128, layers=4, steps=1600, rate=1.5e-2),
+    "large": Size(hidden=192, layers=4, steps=2200, rate=1.2e-2),
+}
+
+
+def new_model(size: Size, tokenizer: PreTrainedTokenizerFast) -> LlamaForCausalLM:
+    """A Llama of this size with fresh weights and heads of width 32."""
+    return LlamaForCausalLM(
+        LlamaConfig(
+            vocab_size=len(tokenizer),
+            hidden_size=size.hidden,
+            num_hidden_layers=size.layers,
+            num_attention_heads=size.hidden // 32,
+            num_key_value_heads=size.hidden // 32,
+            intermediate_size=size.hidden * 8 // 3 // 32 * 32,
+            max_position_embeddings=1024,
+            tie_word_embeddings=True,
+            pad_token_id=tokenizer.convert_tokens_to_ids(PAD),
+            bos_token_id=None,
+            eos_token_id=tokenizer.convert_tokens_to_ids(END),
+        )
+    )
+
+
+@dataclass(frozen=True, slots=True)
+class Encoded:
+    """A document as tokens: ids, positions and loss weights of shape (n,), and who sees whom, (n, n)."""
+
+    ids: NDArray[np.int64]
+    positions: NDArray[np.int64]
+    weights: NDArray[np.float32]
+    sees: NDArray[np.bool_]
+
+
+class Encoder:
+    """Turns documents into tokens."""
+
+    def __init__(self, tokenizer: PreTrainedTokenizerFast) -> None:
+        self._fast = tokenizer.backend_tokenizer
+        self._end = int(tokenizer.convert_tokens_to_ids(END))
+        self._roles = {role: int(tokenizer.convert_tokens_to_ids(token)) for role, token in ROLES.items()}
+
+    def text(self, text: str) -> list[int]:
+        return list(self._fast.encode(text, add_special_tokens=False).ids)
+
+    def turns(self, turns: tuple[Turn, ...]) -> tuple[list[int], list[float]]:
+        ids: list[int] = []
+        weights: list[float] = []
+        for turn in turns:
+            content = self.text(turn.content)
+            ids += [self._roles[turn.role], *content, self._end]
+            weights += [0.0, *([turn.weight] * (len(content) + 1))]
+        return ids, weights
+
+    def __call__(self, document: Document) -> Encoded:
+        ids, weights = self.turns(document.trunk)
+        positions = list(range(len(ids)))
+        trunk = len(ids)
+        last = document.trunk[-1]
+        start = trunk - len(self.text(last.content)) - 1
+        spans: list[tuple[int, int]] = []
+        for branch in document.branches:
+            cut = start + len(self.text(last.content[: branch.cut]))
+            more, more_weights = self.turns(branch.turns)
+            spans.append((cut, len(ids)))
+            ids += [self._end, *more]
+            weights += [0.0, *more_weights]
+            positions += range(cut, cut + len(more) + 1)
+        sees = np.tri(len(ids), dtype=np.bool_)
+        ends = [begin for _, begin in spans][1:] + [len(ids)]
+        for (cut, begin), end in zip(spans, ends, strict=False):  # no branch: one end, no span
+            sees[begin:end, cut:begin] = False
+        return Encoded(np.array(ids), np.array(positions), np.array(weights, dtype=np.float32), sees)
+
+
+@dataclass(frozen=True, slots=True)
+class Batch:
+    """Packed rows: ids, positions, targets (B, T) int64; weights (B, T) float; sees (B, 1, T, T) bool."""
+
+    ids: torch.Tensor
+    positions: torch.Tensor
+    targets: torch.Tensor
+    weights: torch.Tensor
+    sees: torch.Tensor
+
+
+def batches(curriculum: Curriculum, encoder: Encoder, pad: int) -> Iterator[Batch]:
+    """Pack documents into rows, first fit, for ever."""
+    waiting: list[Encoded] = []
+    while True:
+        ids = np.full((ROWS, ROW), pad, dtype=np.int64)
+        positions = np.zeros((ROWS, ROW), dtype=np.int64)
+        targets = np.full((ROWS, ROW), pad, dtype=np.int64)
+        weights = np.zeros((ROWS, ROW), dtype=np.float32)
+        sees = np.broadcast_to(np.eye(ROW, dtype=np.bool_), (ROWS, 1, ROW, ROW)).copy()
+        for row in range(ROWS):
+            filled = 0
+            while True:
+                while len(waiting) < 24:
+                    encoded = encoder(curriculum.document())
+                    if len(encoded.ids) <= ROW:
+                        waiting.append(encoded)
+                fit = next((i for i, e in enumerate(waiting) if filled + len(e.ids) <= ROW), None)
+                if fit is None:
+                    break
+                e = waiting.pop(fit)
+                end = filled + len(e.ids)
+                ids[row, filled:end], positions[row, filled:end] = e.ids, e.positions
+                targets[row, filled : end - 1], weights[row, filled : end - 1] = e.ids[1:], e.weights[1:]
+                sees[row, 0, filled:end, filled:end] = e.sees
+                filled = end
+        yield Batch(*(torch.from_numpy(a) for a in (ids, positions, targets, weights, sees)))
+
+
+@torch.no_grad()
+def sample(
+    model: LlamaForCausalLM, tokenizer: PreTrainedTokenizerFast, prompts: list[str], most: int = 160
+) -> list[str]:
+    """One answer to each rendered prompt, at the temperature of the bars."""
+    texts: list[str] = [""] * len(prompts)
+    order = sorted(range(len(prompts)), key=lambda i: len(prompts[i]))
+    for start in range(0, len(order), 256):
+        chosen = order[start : start + 256]
+        inputs = tokenizer([prompts[i] for i in chosen], return_tensors="pt", padding=True, add_special_tokens=False)
+        inputs.pop("token_type_ids", None)
+        out = model.generate(
+            **inputs.to(model.device), do_sample=True, temperature=SAMPLE_TEMPERATURE, top_k=0, max_new_tokens=most
+        )
+        decoded = tokenizer.batch_decode(out[:, inputs["input_ids"].shape[1] :], skip_special_tokens=True)
+        for i, text in zip(chosen, decoded, strict=True):
+            texts[i] = text
+    return texts
+
+
+def own_attempts(
+    model: LlamaForCausalLM, tokenizer: PreTrainedTokenizerFast, rng: Random
+) -> list[tuple[Item, list[Attempt]]]:
+    """Fresh items with the model's attempts at them."""
+    curriculum = Curriculum(rng)
+    items = [curriculum.item() for _ in range(SAMPLED_ITEMS)]
+    messages = [[{"role": "user", "content": item.question}] for item in items]
+    for item, turns in zip(items, messages, strict=True):
+        if item.notes:
+            turns.insert(0, {"role": "system", "content": "\n".join(item.notes)})
+    prompts = [str(tokenizer.apply_chat_template(m, tokenize=False, add_generation_prompt=True)) for m in messages]
+    texts = sample(model, tokenizer, [p for p in prompts for _ in range(SAMPLES_EACH)])
+    return [
+        (item, [attempt_of(item, text) for text in texts[i * SAMPLES_EACH : (i + 1) * SAMPLES_EACH]])
+        for i, item in enumerate(items)
+    ]
+
+
+def optimizers(model: LlamaForCausalLM, rate: float) -> list[torch.optim.Optimizer]:
+    """Muon for the weight matrices, AdamW for the embedding and the norms."""
+    matrices = [p for n, p in model.named_parameters() if p.ndim == 2 and "embed" not in n]
+    others = [p for n, p in model.named_parameters() if p.ndim != 2 or "embed" in n]
+    return [
+        torch.optim.Muon(matrices, lr=rate, weight_decay=0.02, adjust_lr_fn="match_rms_adamw"),
+        torch.optim.AdamW(others, lr=min(rate, 6e-3), betas=(0.9, 0.95), weight_decay=0.0, fused=True),
+    ]
+
+
+def rate_at(part: float) -> float:
+    """The share of the full learning rate after `part` of the run: a short warm-up, then a cosine down to 2%."""
+    return min(1.0, 0.01 + part / 0.04) * (0.02 + 0.98 * 0.5 * (1 + math.cos(math.pi * part)))
+
+
+def train(size_name: str, out: Path, seed: int, peers: list[Path], steps: int | None) -> None:
+    """Train one size and write its folder, its attempts (`attempts.pkl`) and a log line every 50 steps."""
+    torch.manual_seed(seed)
+    size = SIZES[size_name]
+    total = steps or size.steps
+    device = "cuda" if torch.cuda.is_available() else "cpu"
+    tokenizer = build_tokenizer()
+    model = new_model(size, tokenizer).to(device)
+    print(f"{size_name}: {sum(p.numel() for p in model.parameters()):,} parameters, {total} steps on {device}", flush=True)
+    curriculum = Curriculum(Random(seed))
+    own: list[tuple[Item, list[Attempt]]] = []
+    stream = batches(curriculum, Encoder(tokenizer), int(tokenizer.convert_tokens_to_ids(PAD)))
+    compiled = torch.compile(model)
+    tuners = optimizers(model, size.rate)
+    schedules = [torch.optim.lr_scheduler.LambdaLR(tuner, lambda step: rate_at(step / total)) for tuner in tuners]
+    sample_steps = {int(part * total) for part in SAMPLE_AT}
+    started, running = time.time(), 0.0
+    for step in range(total):
+        batch = next(stream)
+        with torch.autocast(device, dtype=torch.bfloat16):
+            logits = compiled(
+                input_ids=batch.ids.to(device),
+                attention_mask=batch.sees.to(device),
+                position_ids=batch.positions.to(device),
+                use_cache=False,
+            ).logits
+        weights = batch.weights.to(device).flatten()
+        losses = torch.nn.functional.cross_entropy(
+            logits.float().flatten(0, 1), batch.targets.to(device).flatten(), reduction="none"
+        )
+        loss = (losses * weights).sum() / weights.sum()
+        loss.backward()
+        torch.nn.utils.clip_grad_norm_(model.parameters(), 1.0)
+        for tuner in tuners:
+            tuner.step()
+            tuner.zero_grad()
+        for schedule in schedules:
+            schedule.step()
+        running += float(loss.detach())
+        if (step + 1) % 50 == 0:
+            print(f"step {step + 1} loss {running / 50:.4f} minutes {(time.time() - started) / 60:.1f}", flush=True)
+            running = 0.0
+        if step + 1 in sample_steps:
+            fresh = own_attempts(model, tokenizer, Random(f"{seed} {step}"))
+            right = [a.right for _, attempts in fresh for a in attempts]
+            print(f"sampled {len(right)}: {sum(right) / len(right):.1%} right", flush=True)
+            own = [*fresh, *own][: 2 * SAMPLED_ITEMS]
+            curriculum.pool = own + [entry for peer in peers if peer.exists() for entry in pickle.loads(peer.read_bytes())]
+            write(model, tokenizer, out, own)
+    write(model, tokenizer, out, own)
+    (out / "training.json").write_text(
+        json.dumps({"size": size_name, "steps": total, "seed": seed, "minutes": round((time.time() - started) / 60, 1)})
+    )
+
+
+def write(
+    model: LlamaForCausalLM, tokenizer: PreTrainedTokenizerFast, out: Path, own: list[tuple[Item, list[Attempt]]]
+) -> None:
+    """Save the folder in fp16 with its tokenizer, and the attempts beside it."""
+    out.mkdir(parents=True, exist_ok=True)
+    half = LlamaForCausalLM(model.config)
+    half.load_state_dict(model.state_dict())
+    half.half().save_pretrained(out)
+    tokenizer.save_pretrained(out)
+    (out / "attempts.pkl").write_bytes(pickle.dumps(own))
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("--size", choices=sorted(SIZES), required=True)
+    parser.add_argument("--out", type=Path, required=True)
+    parser.add_argument("--seed", type=int, default=1)
+    parser.add_argument("--steps", type=int, help="fewer or more steps than the size's own")
+    parser.add_argument("--peer", type=Path, action="append", default=[], help="attempts.pkl of another size")
+    arguments = parser.parse_args()
+    train(arguments.size, arguments.out, arguments.seed, arguments.peer, arguments.steps)
+
+
+if __name__ == "__main__":
+    main()
