@@ -1,1 +1,1 @@
-
+"""Spaces of pipelines, studies that search them, baselines and results."""
