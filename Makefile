@@ -1,0 +1,40 @@
+# `make help` lists what there is. Every target sets itself up; the first one that runs makes .venv/.
+.DEFAULT_GOAL := help
+SHELL := /bin/sh
+BIN := .venv/bin
+STAMP := .venv/.stamp
+DEMO := demo
+
+.PHONY: help venv check format test demo bench-overhead clean
+
+help: ## Show this list
+	@awk -F ':.*## ' '/^[a-z-]+:.*## / {printf "  make %-16s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
+
+venv: $(STAMP) ## Set up .venv/ (once; the other targets do it themselves)
+
+$(STAMP): pyproject.toml constraints.txt scripts/venv.sh
+	@PYTHON="$(PYTHON)" ./scripts/venv.sh
+	@touch $@
+
+check: $(STAMP) ## Lint, formatting, types
+	$(BIN)/ruff check .
+	$(BIN)/ruff format --check .
+	$(BIN)/mypy
+
+format: $(STAMP) ## Mend what the linter and the formatter can mend
+	$(BIN)/ruff check --fix .
+	$(BIN)/ruff format .
+
+test: $(STAMP) ## Every test
+	$(BIN)/python -m pytest
+
+demo: $(STAMP) ## Search a small space of pipelines on the pocket models; report and best.yaml in demo/
+	@mkdir -p $(DEMO)
+	@$(BIN)/inferloom search demo --name demo --db sqlite:///$(DEMO)/inferloom.db --out $(DEMO)
+
+bench-overhead: $(STAMP) ## CPU per node beside a bare LangGraph graph of the same shape
+	$(BIN)/python benchmarks/overhead.py
+
+clean: ## Remove .venv/, the demo's output and caches
+	rm -rf .venv $(DEMO) dist build .mypy_cache .ruff_cache .pytest_cache .hypothesis
+	find . -name __pycache__ -type d -prune -exec rm -rf {} +
