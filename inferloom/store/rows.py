@@ -1,0 +1,230 @@
+"""What is written to the database: one frozen dataclass per row of a table, and the small reports that reading gives back.
+
+Times are Unix seconds. Hashes are lower-case hex digits.
+"""
+
+from __future__ import annotations
+
+import hashlib
+from dataclasses import dataclass
+from typing import Literal, NamedTuple, TypeAlias
+
+from inferloom.core.errors import Outcome
+from inferloom.core.types import Candidate, Completion, Usage
+
+RunStatus = Literal["running", "done", "failed"]
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Address:
+    """Where draws of one request live in the bank; the index of a draw completes it."""
+
+    stream: str
+    fingerprint: str
+    """What identifies the model's answers."""
+    request: str
+    """32 hex digits: the hash of the rendered request with its sampling parameters."""
+
+    @property
+    def key(self) -> str:
+        """The address as 32 hex digits: the key under which the database finds it."""
+        text = f"{self.stream}\x1f{self.fingerprint}\x1f{self.request}"
+        return hashlib.blake2b(text.encode("utf-8", "surrogatepass"), digest_size=16).hexdigest()
+
+    def completion_id(self, index: int) -> str:
+        """The id of the index-th draw, by which `Store.completion` finds it again."""
+        return f"{self.key[:16]}:{index}"
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class CompletionRow:
+    """A completion in the bank. The first one written at (address, index) stays."""
+
+    address: Address
+    index: int
+    completion: Completion
+    created: float
+    prompt_text: str | None = None
+    """The rendered prompt where it is kept beside the completion; usually it is kept once, in a `RequestRow`."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class RequestRow:
+    """A stored prompt, kept once per (hash, model)."""
+
+    hash: str
+    model: str
+    body: str
+    """The rendered request as JSON."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class CallRow:
+    """A line of the ledger: one attempt to get completions. A later row of the same id replaces the earlier."""
+
+    id: str
+    run: str
+    step: str
+    """The node's path."""
+    ordinal: int
+    attempt: int
+    model: str
+    """The model's name in the pipeline."""
+    fingerprint: str
+    request: str
+    """The request's hash, as in `Address`."""
+    completions: int
+    """How many completions were received."""
+    nominal: Usage
+    billed: Usage
+    bound: Usage = Usage()
+    """The most that an attempt of unknown outcome can have cost; zero for the others."""
+    outcome: Outcome
+    error: str | None = None
+    started: float
+    ended: float
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class StepRow:
+    """One execution of a node. A later row of the same (run, path, ordinal) replaces the earlier."""
+
+    run: str
+    path: str
+    ordinal: int
+    node: str
+    """The node's registered name."""
+    started: float
+    ended: float | None = None
+    status: str
+    candidates_in: int
+    candidates_out: int
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class CandidateRow:
+    """A candidate as a node handed it on."""
+
+    run: str
+    path: str
+    ordinal: int
+    position: int
+    candidate: Candidate
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class RunRow:
+    """A pipeline applied to one question. A later row of the same id replaces the earlier."""
+
+    id: str
+    pipeline: str
+    """The hash of the pipeline's specification."""
+    stream: str
+    question: str
+    status: RunStatus
+    answer: str | None = None
+    stopped: str | None = None
+    """Why the run ended early (`budget`), or None."""
+    error: str | None = None
+    started: float
+    ended: float | None = None
+    study: str | None = None
+    item: str | None = None
+    tag: str | None = None
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class PipelineRow:
+    """A pipeline's specification, found by the hash of its content."""
+
+    hash: str
+    yaml: str
+    created: float
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class EvaluationRow:
+    """What one trial of a study scored on one item; a later row of the same place replaces the earlier."""
+
+    study: str
+    trial: int
+    split: str
+    item: str
+    pipeline: str
+    run: str
+    score: float
+    answer: str | None = None
+    nominal: Usage
+    stopped: str | None = None
+    created: float
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class StudyRow:
+    """A search; a later row of the same name replaces the earlier."""
+
+    name: str
+    spec: str
+    """The search job as JSON."""
+    spec_hash: str
+    status: str
+    created: float
+    updated: float
+    result: str | None = None
+    """The verdict as JSON."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class TouchRow:
+    """One look at a data set's test split."""
+
+    dataset: str
+    split: str
+    study: str
+    created: float
+
+
+Row: TypeAlias = (
+    CompletionRow
+    | RequestRow
+    | CallRow
+    | StepRow
+    | CandidateRow
+    | RunRow
+    | PipelineRow
+    | EvaluationRow
+    | StudyRow
+    | TouchRow
+)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class UsageReport:
+    """Sums over ledger rows."""
+
+    nominal: Usage = Usage()
+    billed: Usage = Usage()
+    bound: Usage = Usage()
+    """The most that attempts of unknown outcome can have cost."""
+
+
+class BankSize(NamedTuple):
+    """How much of the bank belongs to one model."""
+
+    model: str
+    """The names under which the ledger knows the model, joined by commas; empty where it knows none."""
+    fingerprint: str
+    requests: int
+    completions: int
+    bytes: int
+    """UTF-8 bytes of texts, reasoning, kept prompts and log-probabilities."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class ForgetReport:
+    """What `bank_forget` removed or blanked."""
+
+    prompts: int
+    completions: int
+    runs: int
+    candidates: int
