@@ -61,7 +61,13 @@ class Backend(Protocol):
 class Prompts(Protocol):
     """A prompt pack: the wording of every node's roles for one kind of model."""
 
-    name: str
+    @property
+    def name(self) -> str: ...
+
+    @property
+    def options(self) -> int:
+        """The most candidates that one prompt may show side by side."""
+        ...
 
     def render(self, role: str, values: Mapping[str, object]) -> tuple[Message, ...]:
         """The messages of a role, with its values filled in.

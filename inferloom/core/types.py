@@ -221,3 +221,5 @@ class NodeOutput:
     candidates: tuple[Candidate, ...] | None = None
     notes: tuple[str, ...] | None = None
     examples: tuple[tuple[str, str], ...] | None = None
+    stopped: str | None = None
+    """Why the run is to stop here with these candidates, the best so far (`budget`); None: go on."""

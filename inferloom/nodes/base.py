@@ -4,13 +4,13 @@ from __future__ import annotations
 
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Iterator
-from typing import ClassVar, Literal, TypeVar
+from typing import ClassVar, Literal, TypeAlias, TypeVar
 
 from pydantic import BaseModel, ConfigDict
 
 from inferloom.core.protocols import NodeContext
 from inferloom.core.registry import Registry
-from inferloom.core.types import NodeOutput, NodeState
+from inferloom.core.types import Json, NodeOutput, NodeState
 
 Thing = Literal["candidates", "scores", "critiques", "tests", "notes", "examples", "one"]
 """What nodes pass on. `one`: exactly one candidate, an answer."""
@@ -26,6 +26,9 @@ class Params(BaseModel):
     model_config = ConfigDict(extra="forbid", frozen=True)
 
 
+AnyParams: TypeAlias = Params  # inside `Node`, the name `Params` is the class variable
+
+
 class Node(ABC):
     """One technique. An instance is immutable and serves many runs at once."""
 
@@ -37,8 +40,13 @@ class Node(ABC):
     static: ClassVar[bool] = True
     """Whether the least and the most calls are the same."""
 
-    def __init__(self, params: Params) -> None:
+    def __init__(self, params: AnyParams) -> None:
         self.params = params
+
+    @classmethod
+    @abstractmethod
+    def example(cls) -> dict[str, Json]:
+        """Parameters that show the node at work, with models named `small` and `large`; docs and tests use them."""
 
     @property
     @abstractmethod
@@ -78,7 +86,8 @@ class Node(ABC):
         """Apply the technique.
 
         Raises:
-            BudgetExceededError: Passed through from the context; the run ends with the best so far.
+            BudgetExceededError: Passed through from the context where nothing was received. A node that received
+                something hands it on and sets `NodeOutput.stopped` instead.
         """
 
 

@@ -1,0 +1,182 @@
+"""What several nodes share: building a conversation, drawing within the budget, making candidates, reading scores."""
+
+from __future__ import annotations
+
+import asyncio
+import math
+from collections.abc import Coroutine, Iterable, Iterator, Mapping, Sequence
+from dataclasses import replace
+from typing import Any, TypeVar
+
+from inferloom.core.answers import extract_answer
+from inferloom.core.errors import BudgetExceededError, UnknownNameError, UserError
+from inferloom.core.protocols import NodeContext
+from inferloom.core.types import Candidate, Completion, Message, NodeState, Origin, Request, candidate_id
+
+T = TypeVar("T")
+LETTERS = "ABCDEFGHIJKLMNOPQRSTUVWXYZ"
+"""Names of candidates shown side by side."""
+
+
+def converse(
+    state: NodeState,
+    context: NodeContext,
+    role: str,
+    values: Mapping[str, object] | None = None,
+    *,
+    system: str | None = None,
+    examples: Sequence[tuple[str, str]] = (),
+) -> tuple[Message, ...]:
+    """The conversation that puts a role of the prompt pack to a model.
+
+    One system message in front (`system`, the conversation's own, the pack's, the notes), then solved examples as turns
+    (`examples`, then the state's), then the conversation's earlier turns, then the role. The role's `question` is the
+    last user message.
+    """
+    earlier, question = _conversation(state)
+    asked = context.prompts.render(role, {"question": question, **(values or {})})
+    told = [system] if system else []
+    told += [message.content for message in (*earlier, *asked) if message.role == "system"]
+    if state.notes:
+        told += [message.content for message in context.prompts.render("notes", {"notes": list(state.notes)})]
+    turns = [Message("system", "\n\n".join(told))] if told else []
+    for example_question, answer in (*examples, *state.examples):
+        turns += [Message("user", example_question), Message("assistant", answer)]
+    turns += [message for message in (*earlier, *asked) if message.role != "system"]
+    return tuple(turns)
+
+
+def _conversation(state: NodeState) -> tuple[tuple[Message, ...], str]:
+    """The turns before the last user message, and that message; the bare question where there is none."""
+    for index in range(len(state.messages) - 1, -1, -1):
+        if state.messages[index].role == "user":
+            return state.messages[:index], state.messages[index].content
+    return state.messages, state.question
+
+
+async def gather(work: Iterable[Coroutine[Any, Any, T]]) -> tuple[list[T | None], BudgetExceededError | None]:
+    """Run work at once; results in order, None for what the budget refused, and the first refusal.
+
+    Work that the budget still allows goes on after a refusal. Any other error, or a cancel, cancels the rest and waits
+    for it to end.
+    """
+    refusals: list[BudgetExceededError] = []
+
+    async def guarded(one: Coroutine[Any, Any, T]) -> T | None:
+        try:
+            return await one
+        except BudgetExceededError as refusal:
+            refusals.append(refusal)
+            return None
+
+    tasks = [asyncio.create_task(guarded(one)) for one in work]
+    try:
+        results = await asyncio.gather(*tasks)
+    finally:
+        for task in tasks:
+            task.cancel()
+        await asyncio.gather(*tasks, return_exceptions=True)
+    return results, refusals[0] if refusals else None
+
+
+async def draw(
+    context: NodeContext, model: str, request: Request
+) -> tuple[list[Completion], BudgetExceededError | None]:
+    """Up to `request.n` completions: where the budget does not allow all of them, as many as halving finds room for."""
+    drawn: list[Completion] = []
+    size, refusal = request.n, None
+    while len(drawn) < request.n:
+        size = min(size, request.n - len(drawn))
+        try:
+            drawn += await context.generate(model, replace(request, n=size))
+        except BudgetExceededError as error:
+            refusal = error
+            if size == 1:
+                break
+            size //= 2
+    return drawn, refusal if len(drawn) < request.n else None
+
+
+async def ask(context: NodeContext, model: str, request: Request) -> Completion:
+    """The one completion of a request with n = 1."""
+    return (await context.generate(model, request))[0]
+
+
+def stop_reason(context: NodeContext, refusal: BudgetExceededError | None) -> str | None:
+    """The value for `NodeOutput.stopped`, telling the watchers why; None where nothing was refused."""
+    if refusal is None:
+        return None
+    context.emit("stopped", {"reason": refusal.kind, "limit": refusal.limit, "message": refusal.message})
+    return refusal.kind
+
+
+def candidates_of(
+    context: NodeContext,
+    drawn: Iterable[tuple[str, Completion]],
+    *,
+    parents: Sequence[str] = (),
+    taken: Iterable[str] = (),
+) -> list[Candidate]:
+    """New candidates from (model, completion) pairs, with ids other than those `taken` (by a loop's earlier turns)."""
+    ids = _fresh_ids(context.path, parents, frozenset(taken))
+    return [
+        Candidate(
+            id=next(ids),
+            text=completion.text,
+            answer=extract_answer(completion.text),
+            parents=tuple(parents),
+            origin=Origin(node=context.path, model=model, completion=completion.id),
+            finished=completion.finish_reason != "length",
+        )
+        for model, completion in drawn
+    ]
+
+
+def _fresh_ids(path: str, parents: Sequence[str], taken: frozenset[str]) -> Iterator[str]:
+    index = 0
+    while True:
+        new = candidate_id(path, parents, index)
+        if new not in taken:
+            yield new
+        index += 1
+
+
+def incoming(state: NodeState, context: NodeContext) -> tuple[Candidate, ...]:
+    """The state's candidates.
+
+    Raises:
+        UserError: There are none; a step before this one must make some.
+    """
+    if not state.candidates:
+        raise UserError(
+            "no candidates came in; put a step that makes some, such as `sample`, first", where=context.path
+        )
+    return state.candidates
+
+
+def scores_of(candidates: Sequence[Candidate], name: str, context: NodeContext) -> list[float]:
+    """The named score of every candidate.
+
+    Raises:
+        UnknownNameError: No candidate has this score.
+        UserError: Some have it and some do not, or a value is not a number.
+    """
+    having = [candidate for candidate in candidates if name in candidate.scores]
+    if not having:
+        known = {score for candidate in candidates for score in candidate.scores}
+        raise UnknownNameError("score", name, known, where=context.path)
+    if len(having) < len(candidates):
+        raise UserError(
+            f"{len(candidates) - len(having)} of {len(candidates)} candidates have no score `{name}`; "
+            "score them after the last step that adds candidates",
+            where=context.path,
+        )
+    values = [candidate.scores[name] for candidate in candidates]
+    if any(math.isnan(value) for value in values):
+        raise UserError(f"a score `{name}` is not a number (nan)", where=context.path)
+    return values
+
+
+def order_by(scores: Sequence[float]) -> list[int]:
+    """Positions by descending score; ties keep their order."""
+    return sorted(range(len(scores)), key=lambda position: -scores[position])
