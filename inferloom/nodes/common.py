@@ -5,7 +5,6 @@ from __future__ import annotations
 import asyncio
 import math
 from collections.abc import Coroutine, Iterable, Iterator, Mapping, Sequence
-from dataclasses import replace
 from typing import Any, TypeVar
 
 from inferloom.core.answers import extract_answer
@@ -82,19 +81,11 @@ async def gather(work: Iterable[Coroutine[Any, Any, T]]) -> tuple[list[T | None]
 async def draw(
     context: NodeContext, model: str, request: Request
 ) -> tuple[list[Completion], BudgetExceededError | None]:
-    """Up to `request.n` completions: where the budget does not allow all of them, as many as halving finds room for."""
-    drawn: list[Completion] = []
-    size, refusal = request.n, None
-    while len(drawn) < request.n:
-        size = min(size, request.n - len(drawn))
-        try:
-            drawn += await context.generate(model, replace(request, n=size))
-        except BudgetExceededError as error:
-            refusal = error
-            if size == 1:
-                break
-            size //= 2
-    return drawn, refusal if len(drawn) < request.n else None
+    """`request.n` completions, or those that the budget allowed and its refusal of the rest."""
+    try:
+        return await context.generate(model, request), None
+    except BudgetExceededError as refusal:
+        return list(refusal.received), refusal
 
 
 async def ask(context: NodeContext, model: str, request: Request) -> Completion:
@@ -175,6 +166,14 @@ def scores_of(candidates: Sequence[Candidate], name: str, context: NodeContext) 
     if any(math.isnan(value) for value in values):
         raise UserError(f"a score `{name}` is not a number (nan)", where=context.path)
     return values
+
+
+def lettered(candidates: Sequence[Candidate]) -> list[dict[str, object]]:
+    """Candidates as a prompt pack shows them side by side: `letter`, `text` and `critiques`."""
+    return [
+        {"letter": letter, "text": candidate.text, "critiques": list(candidate.critiques)}
+        for letter, candidate in zip(LETTERS, candidates, strict=False)
+    ]
 
 
 def order_by(scores: Sequence[float]) -> list[int]:

@@ -51,15 +51,6 @@ _ENVIRONMENT = ImmutableSandboxedEnvironment(undefined=StrictUndefined, autoesca
 
 
 @dataclass(frozen=True, slots=True)
-class Option:
-    """A candidate as a template sees it, under its letter."""
-
-    letter: str
-    text: str
-    critiques: tuple[str, ...] = ()
-
-
-@dataclass(frozen=True, slots=True)
 class PromptPack:
     """A loaded pack; `inferloom.core.protocols.Prompts` to the nodes."""
 

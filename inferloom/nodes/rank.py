@@ -1,0 +1,145 @@
+"""Order the candidates, by a score or by a model that compares them side by side, and keep the first.
+
+Archon's ranker (arXiv 2409.15254). More candidates than `window` are ranked as RankGPT does (arXiv 2304.09542): a
+window slides from the last candidates to the first in steps of half its width, so that good ones rise. Departures:
+candidates whose letters the reply leaves out keep their order at the end of their window, and a reply without letters
+changes nothing and is reported as the event `parse_failed`, where Archon passes it for a ranking.
+"""
+
+# ruff: noqa: D102 - the methods are documented on `Node`
+
+from __future__ import annotations
+
+import re
+from collections.abc import Sequence
+
+from pydantic import Field, model_validator
+
+from inferloom.core.errors import BudgetExceededError, UserError
+from inferloom.core.protocols import NodeContext
+from inferloom.core.types import Candidate, Json, NodeOutput, NodeState, Request
+from inferloom.nodes.base import Node, Params, Thing, register_node
+from inferloom.nodes.common import LETTERS, ask, converse, incoming, lettered, order_by, scores_of, stop_reason
+
+_LETTER = re.compile(r"(?<![A-Za-z0-9'])[A-Z](?![A-Za-z0-9'])")
+
+
+class RankParams(Params):
+    """Parameters of `rank`: either `by` or `model`."""
+
+    by: str | None = Field(None, min_length=1, description="The score to order by, highest first")
+    model: str | None = Field(
+        None, min_length=1, description="The model that compares the candidates", json_schema_extra={"model": True}
+    )
+    top_k: int | None = Field(
+        None, ge=1, le=1024, description="Candidates to keep; without it all", json_schema_extra={"search": [1, 2, 4]}
+    )
+    window: int = Field(
+        4, ge=2, le=26, description="Candidates compared in one call; at most what the prompt pack shows side by side"
+    )
+    temperature: float = Field(0.0, ge=0, le=2, description="Sampling temperature of the comparing model")
+    max_tokens: int = Field(64, ge=1, le=1_000_000, description="The longest reply, in tokens")
+
+    @model_validator(mode="after")
+    def _one_way(self) -> RankParams:
+        if (self.by is None) == (self.model is None):
+            raise ValueError("rank needs exactly one of `by` (a score) and `model` (one that compares)")
+        return self
+
+
+@register_node("rank")
+class Rank(Node):
+    """Order the candidates best first and keep the top k."""
+
+    Params = RankParams
+    params: RankParams
+    paper = "https://arxiv.org/abs/2304.09542"
+
+    @classmethod
+    def example(cls) -> dict[str, Json]:
+        return {"model": "large", "top_k": 3}
+
+    @property
+    def requires(self) -> frozenset[Thing]:
+        return frozenset({"candidates", "scores"} if self.params.by else {"candidates"})
+
+    @property
+    def provides(self) -> frozenset[Thing]:
+        return frozenset({"one"} if self.params.top_k == 1 else ())
+
+    def calls(self, candidates: int) -> tuple[int, int]:
+        windows = len(window_starts(candidates, self.params.window)) if self.params.model else 0
+        return windows, windows
+
+    def candidates_out(self, candidates: int) -> int:
+        return min(candidates, self.params.top_k or candidates)
+
+    async def run(self, state: NodeState, context: NodeContext) -> NodeOutput:
+        candidates = incoming(state, context)
+        refusal: BudgetExceededError | None = None
+        if self.params.by is not None:
+            order = order_by(scores_of(candidates, self.params.by, context))
+            ranked = [candidates[position] for position in order]
+        else:
+            ranked, refusal = await self._compare(candidates, state, context)
+        return NodeOutput(candidates=tuple(ranked[: self.params.top_k]), stopped=stop_reason(context, refusal))
+
+    async def _compare(
+        self, candidates: Sequence[Candidate], state: NodeState, context: NodeContext
+    ) -> tuple[list[Candidate], BudgetExceededError | None]:
+        """The candidates ordered by the model; cut short by the budget, as far as it came."""
+        width = self.params.window
+        if min(width, len(candidates)) > context.prompts.options:
+            raise UserError(
+                f"window is {width}; the prompt pack `{context.prompts.name}` shows at most {context.prompts.options}",
+                where=context.path,
+            )
+        ranked = list(candidates)
+        for count, start in enumerate(window_starts(len(ranked), width)):
+            window = ranked[start : start + width]
+            try:
+                order = await self._order(window, state, context)
+            except BudgetExceededError as refusal:
+                if count == 0:
+                    raise
+                return ranked, refusal
+            ranked[start : start + width] = [window[position] for position in order]
+        return ranked, None
+
+    async def _order(self, window: Sequence[Candidate], state: NodeState, context: NodeContext) -> list[int]:
+        assert self.params.model is not None  # the parameters have exactly one of `by` and `model`
+        request = Request(
+            messages=converse(state, context, "rank", {"options": lettered(window)}),
+            temperature=self.params.temperature,
+            max_tokens=self.params.max_tokens,
+        )
+        reply = await ask(context, self.params.model, request)
+        order = read_letters(reply.text, len(window))
+        if not order:
+            context.emit("parse_failed", {"role": "rank", "reply": reply.text[:200]})
+        return order + [position for position in range(len(window)) if position not in order]
+
+
+def window_starts(count: int, width: int) -> list[int]:
+    """Where the windows over `count` candidates start, last first; none where there is nothing to compare."""
+    if count < 2:
+        return []
+    return [*range(count - width, 0, -max(1, width // 2)), 0]
+
+
+def read_letters(reply: str, count: int) -> list[int]:
+    """The positions that a reply names, in its order, each once.
+
+    They are read from the last line that holds nothing but letters, else from the last line that names any.
+    """
+    lines = [line for line in reversed(reply.splitlines()) if _positions(line, count)]
+    chosen = next(
+        (line for line in lines if not any(character.isalnum() for character in _LETTER.sub("", line))),
+        lines[0] if lines else "",
+    )
+    return _positions(chosen, count)
+
+
+def _positions(line: str, count: int) -> list[int]:
+    named = [LETTERS.index(letter) for letter in _LETTER.findall(line)]
+    return list(dict.fromkeys(position for position in named if position < count))
