@@ -1,0 +1,369 @@
+"""A document with holes, parsed: what may stand in a hole, and how decided holes make plain data again.
+
+Holes, wherever a value may stand:
+
+    {choice: [small, large]}                                one of these; an option may hold holes of its own
+    {int: [1, 16]}, {int: [1, 64], log: true}, {int: [2, 8], step: 2}
+    {float: [0, 1]}, {float: [0, 1], step: 0.25}
+    {optional: VALUE}                                       there or not: a step of a list, or the value of a key
+    {repeat: {step: VALUE, times: {int: [1, 3]}}}           in a list: the step, that many times, the same each time
+
+A hole is named by its place (`steps.0.sample.n`), or by `name:` beside `choice`, `int` or `float`; holes with one name
+are one hole and must be alike. Knows nothing of pipelines.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator, Mapping
+from dataclasses import dataclass, replace
+from typing import TypeAlias, cast
+
+from inferloom.core.types import Json
+from inferloom.pipelines.document import Document, Place
+from inferloom.search.constraints import Scalar
+
+Values: TypeAlias = "dict[str, Scalar]"
+"""What stands in the holes that a point asks, by name. For options that are no scalars it is the option's position."""
+
+
+@dataclass(frozen=True, slots=True)
+class Choice:
+    """One of some options."""
+
+    name: str
+    options: tuple[Scalar, ...]
+    """What `Values` may hold: the options themselves where all are scalars, else their positions."""
+
+    def all(self) -> list[Scalar] | None:
+        """Every value, in order."""
+        return list(self.options)
+
+
+@dataclass(frozen=True, slots=True)
+class IntRange:
+    """An integer from `low` to `high`, both included, in steps."""
+
+    name: str
+    low: int
+    high: int
+    step: int = 1
+    log: bool = False
+
+    def all(self) -> list[Scalar] | None:
+        """Every value, in order."""
+        return list(range(self.low, self.high + 1, self.step))
+
+
+@dataclass(frozen=True, slots=True)
+class FloatRange:
+    """A number from `low` to `high`, both included; in steps where `step` is given."""
+
+    name: str
+    low: float
+    high: float
+    step: float | None = None
+    log: bool = False
+
+    def all(self) -> list[Scalar] | None:
+        """Every value, in order; None without a step, when there is no counting them."""
+        if self.step is None:
+            return None
+        count = int((self.high - self.low) / self.step + 1e-9) + 1
+        return [round(self.low + position * self.step, 12) for position in range(count)]
+
+
+Hole: TypeAlias = "Choice | IntRange | FloatRange"
+Decide: TypeAlias = Callable[[Hole], Scalar]
+
+
+@dataclass(frozen=True, slots=True)
+class _Absent:
+    """Stands for a value that is not there."""
+
+
+@dataclass(frozen=True, slots=True)
+class _Fixed:
+    value: Json
+
+
+@dataclass(frozen=True, slots=True)
+class _Mapping:
+    items: tuple[tuple[str, _Part], ...]
+
+
+@dataclass(frozen=True, slots=True)
+class _List:
+    items: tuple[_Part, ...]
+
+
+@dataclass(frozen=True, slots=True)
+class _Filled:
+    """A hole whose value stands as it is."""
+
+    hole: Hole
+
+
+@dataclass(frozen=True, slots=True)
+class _Branch:
+    """A choice among values that are no scalars; only the chosen one's holes are asked."""
+
+    hole: Choice
+    branches: tuple[_Part, ...]
+
+
+@dataclass(frozen=True, slots=True)
+class _Repeat:
+    times: _Filled | int
+    step: _Part
+
+
+_Part: TypeAlias = "_Absent | _Fixed | _Mapping | _List | _Filled | _Branch | _Repeat"
+_OPTIONAL_OPTIONS: tuple[Scalar, ...] = (False, True)
+
+
+class Template:
+    """A parsed document with holes.
+
+    Raises:
+        SpecError: A hole is not written as it must be.
+    """
+
+    def __init__(self, document: Document, data: Json) -> None:
+        self._document = document
+        self._holes: dict[str, Hole] = {}
+        self._places: dict[str, Place] = {}
+        self.fixed: dict[str, Scalar] = {}
+        """The scalars of the document that are no holes, by dotted path."""
+        self._root = self._parse(data, (), "", in_list=False)
+
+    @property
+    def holes(self) -> dict[str, Hole]:
+        """Every hole by name, in the document's order; conditional ones too."""
+        return dict(self._holes)
+
+    def place(self, name: str) -> Place:
+        """Where a hole stands in the document."""
+        return self._places[name]
+
+    def fill(self, decide: Decide) -> tuple[Json, Values]:
+        """Make plain data: `decide` is asked once for each hole that stands in what has been chosen, in order."""
+        values: Values = {}
+
+        def once(hole: Hole) -> Scalar:
+            if hole.name not in values:
+                values[hole.name] = decide(hole)
+            return values[hole.name]
+
+        data = _fill(self._root, once)
+        return cast(Json, data), values
+
+    # Parsing
+
+    def _parse(self, data: Json, place: Place, name: str, *, in_list: bool) -> _Part:
+        if isinstance(data, dict):
+            hole = self._hole(data, place, name, in_list=in_list)
+            if hole is not None:
+                return hole
+            return _Mapping(
+                tuple(
+                    (key, self._parse(value, (*place, key), _joined(name, key), in_list=False))
+                    for key, value in data.items()
+                )
+            )
+        if isinstance(data, list):
+            return _List(
+                tuple(
+                    self._parse(value, (*place, position), _joined(name, str(position)), in_list=True)
+                    for position, value in enumerate(data)
+                )
+            )
+        self.fixed[name] = data
+        return _Fixed(data)
+
+    def _hole(self, data: dict[str, Json], place: Place, name: str, *, in_list: bool) -> _Part | None:
+        keys = set(data)
+        if "choice" in keys and keys <= {"choice", "name"} and isinstance(data["choice"], list):
+            return self._choice(data, place, name, in_list=in_list)
+        if "int" in keys and keys <= {"int", "log", "step", "name"}:
+            return _Filled(self._known(self._int(data, place, name), place))
+        if "float" in keys and keys <= {"float", "log", "step", "name"}:
+            return _Filled(self._known(self._float(data, place, name), place))
+        if keys == {"optional"}:
+            return self._optional(data["optional"], place, name, in_list=in_list)
+        if keys == {"repeat"} and isinstance(data["repeat"], dict):
+            return self._repeat(data["repeat"], place, name, in_list=in_list)
+        return None
+
+    def _known(self, hole: Hole, place: Place) -> Hole:
+        before = self._holes.setdefault(hole.name, hole)
+        self._places.setdefault(hole.name, place)
+        if before != hole:
+            raise self._document.error(place, f"the hole `{hole.name}` is defined twice, and not alike")
+        return hole
+
+    def _name(self, data: dict[str, Json], place: Place, default: str) -> str:
+        name = data.get("name", default)
+        if not isinstance(name, str) or not name:
+            raise self._document.error((*place, "name"), f"a hole's name must be text, not `{name}`")
+        return name
+
+    def _choice(self, data: dict[str, Json], place: Place, default: str, *, in_list: bool) -> _Part:
+        options = data["choice"]
+        assert isinstance(options, list)
+        name = self._name(data, place, default)
+        if not options:
+            raise self._document.error((*place, "choice"), "a choice needs at least one option")
+        for position, option in enumerate(options):
+            if any(type(option) is type(other) and option == other for other in options[:position]):
+                raise self._document.error((*place, "choice", position), f"the option `{option}` stands here twice")
+        if not any(isinstance(option, dict | list) for option in options):
+            return _Filled(self._known(Choice(name, tuple(cast("list[Scalar]", options))), place))
+        hole = Choice(name, tuple(range(len(options))))
+        self._known(hole, place)
+        branches = tuple(
+            self._parse(option, (*place, "choice", position), f"{name}[{position}]", in_list=in_list)
+            for position, option in enumerate(options)
+        )
+        return _Branch(hole, branches)
+
+    def _optional(self, inner: Json, place: Place, name: str, *, in_list: bool) -> _Part:
+        if not place:
+            raise self._document.error(place, "`optional` must stand in a list or behind a key")
+        hole = Choice(_joined(name, "optional"), _OPTIONAL_OPTIONS)
+        self._known(hole, place)
+        there = self._parse(inner, (*place, "optional"), name, in_list=in_list)
+        return _Branch(hole, (_Absent(), there))
+
+    def _repeat(self, data: dict[str, Json], place: Place, name: str, *, in_list: bool) -> _Part:
+        if not in_list:
+            raise self._document.error(place, "`repeat` must stand in a list of steps")
+        if set(data) != {"step", "times"}:
+            raise self._document.error(
+                place, "`repeat` takes `step` and `times`, such as {step: critique, times: {int: [1, 3]}}"
+            )
+        times = self._parse(data["times"], (*place, "repeat", "times"), _joined(name, "repeat.times"), in_list=False)
+        step = self._parse(data["step"], (*place, "repeat", "step"), name, in_list=True)
+        if isinstance(times, _Filled):
+            counts = times.hole.all() or [None]
+            if all(isinstance(count, int) and not isinstance(count, bool) and count >= 0 for count in counts):
+                return _Repeat(times, step)
+        elif isinstance(times, _Fixed) and isinstance(times.value, int) and times.value >= 0:
+            return _Repeat(times.value, step)
+        raise self._document.error(
+            (*place, "repeat", "times"), "`times` must be a whole number, {int: [1, 3]} or a choice of whole numbers"
+        )
+
+    def _int(self, data: dict[str, Json], place: Place, default: str) -> IntRange:
+        low, high, log = self._bounds(data, "int", place)
+        step = data.get("step", 1)
+        if not (_whole(low) and _whole(high)):
+            raise self._document.error((*place, "int"), f"the bounds must be whole numbers, not {data['int']}")
+        if not _whole(step) or cast(int, step) < 1 or (log and step != 1):
+            raise self._document.error(
+                (*place, "step"), f"the step is {step}; it must be a whole number from 1, and 1 with `log`"
+            )
+        hole = IntRange(self._name(data, place, default), int(low), int(high), int(cast(int, step)), log)
+        # The last step that fits is the real upper bound: Optuna wants the two to agree.
+        return replace(hole, high=hole.low + (hole.high - hole.low) // hole.step * hole.step)
+
+    def _float(self, data: dict[str, Json], place: Place, default: str) -> FloatRange:
+        low, high, log = self._bounds(data, "float", place)
+        step = data.get("step")
+        if step is not None and (not _real(step) or cast(float, step) <= 0 or log):
+            raise self._document.error(
+                (*place, "step"), f"the step is {step}; it must be above 0, and absent with `log`"
+            )
+        if step is not None:
+            high = low + int((high - low) / cast(float, step) + 1e-9) * cast(float, step)
+        return FloatRange(
+            self._name(data, place, default),
+            float(low),
+            round(float(high), 12),
+            None if step is None else float(cast(float, step)),
+            log,
+        )
+
+    def _bounds(self, data: dict[str, Json], key: str, place: Place) -> tuple[float, float, bool]:
+        bounds, log = data[key], data.get("log", False)
+        if not (isinstance(bounds, list) and len(bounds) == 2 and all(_real(bound) for bound in bounds)):
+            raise self._document.error(
+                (*place, key), f"`{key}` takes two bounds, such as {{{key}: [1, 16]}}, not {bounds}"
+            )
+        low, high = cast("list[float]", bounds)
+        if low > high:
+            raise self._document.error(
+                (*place, key), f"the bounds are {low:g} and {high:g}; the first must not be larger"
+            )
+        if not isinstance(log, bool):
+            raise self._document.error((*place, "log"), f"`log` is {log}; it must be true or false")
+        if log and low <= 0:
+            raise self._document.error((*place, key), f"the lower bound is {low:g}; with `log` it must be above 0")
+        return low, high, log
+
+
+def assignments(template: Template) -> Iterator[Values]:
+    """Every way to fill the holes, each once; only for templates whose holes can all be counted."""
+
+    class _Open(Exception):
+        def __init__(self, hole: Hole) -> None:
+            self.hole = hole
+
+    def below(decided: Mapping[str, Scalar]) -> Iterator[Values]:
+        def decide(hole: Hole) -> Scalar:
+            if hole.name not in decided:
+                raise _Open(hole)
+            return decided[hole.name]
+
+        try:
+            _, values = template.fill(decide)
+        except _Open as open_:
+            for value in open_.hole.all() or []:
+                yield from below({**decided, open_.hole.name: value})
+        else:
+            yield values
+
+    yield from below({})
+
+
+def _fill(part: _Part, decide: Decide) -> Json | _Absent:
+    if isinstance(part, _Absent):
+        return part
+    if isinstance(part, _Fixed):
+        return part.value
+    if isinstance(part, _Filled):
+        return decide(part.hole)
+    if isinstance(part, _Branch):
+        return _fill(part.branches[part.hole.options.index(decide(part.hole))], decide)
+    if isinstance(part, _Mapping):
+        pairs = [(key, _fill(value, decide)) for key, value in part.items]
+        return {key: value for key, value in pairs if not isinstance(value, _Absent)}
+    if isinstance(part, _List):
+        filled: list[Json] = []
+        for item in part.items:
+            for value in _repeated(item, decide):
+                if not isinstance(value, _Absent):
+                    filled.append(value)
+        return filled
+    raise AssertionError("a repeat stands in a list")
+
+
+def _repeated(item: _Part, decide: Decide) -> list[Json | _Absent]:
+    """What an item of a list stands for: itself, or a step as often as it repeats, whatever choice leads there."""
+    if isinstance(item, _Branch):
+        return _repeated(item.branches[item.hole.options.index(decide(item.hole))], decide)
+    if not isinstance(item, _Repeat):
+        return [_fill(item, decide)]
+    times = item.times if isinstance(item.times, int) else cast(int, decide(item.times.hole))
+    return [value for _ in range(times) for value in _repeated(item.step, decide)]
+
+
+def _joined(name: str, part: str) -> str:
+    return f"{name}.{part}" if name else part
+
+
+def _real(value: object) -> bool:
+    return isinstance(value, int | float) and not isinstance(value, bool)
+
+
+def _whole(value: object) -> bool:
+    return isinstance(value, int) and not isinstance(value, bool)
