@@ -1,0 +1,103 @@
+"""`inferloom bank`: the completions that were received, and getting rid of them."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from inferloom.cli.options import DEFAULT_DB, Db, Json, open_store
+from inferloom.cli.output import count, print_json, print_table, print_text
+from inferloom.core.errors import SetupError
+
+app = typer.Typer(help="Look after the stored completions and prompts.")
+
+
+@app.command("size")
+def size(db: Db = DEFAULT_DB, json: Json = False) -> None:
+    """Show how much is stored, by model."""
+    store = open_store(db)
+    try:
+        found = store.bank_size()
+    finally:
+        store.close()
+    if json:
+        names = ("model", "fingerprint", "requests", "completions", "bytes")
+        print_json([dict(zip(names, row, strict=True)) for row in found])
+    elif found:
+        print_table(
+            ["model", "fingerprint", "requests", "completions", "kB"],
+            [
+                [model, fingerprint[:12], f"{requests:,}", f"{completions:,}", f"{size / 1000:,.1f}"]
+                for model, fingerprint, requests, completions, size in found
+            ],
+        )
+    else:
+        print_text("the bank is empty")
+
+
+@app.command("prune")
+def prune(
+    older_than: Annotated[float | None, typer.Option("--older-than", metavar="DAYS", min=0, help="Only older ones.")] = None,
+    stream: Annotated[str | None, typer.Option("--stream", metavar="NAME", help="Only those of this stream.")] = None,
+    model: Annotated[str | None, typer.Option("--model", metavar="NAME", help="Only those of this model.")] = None,
+    everything: Annotated[bool, typer.Option("--all", help="Every one.")] = False,
+    db: Db = DEFAULT_DB,
+    json: Json = False,
+) -> None:
+    """Remove completions; what is asked for again is then drawn, and billed, again."""
+    if not everything and older_than is None and stream is None and model is None:
+        raise SetupError("say what to remove: --older-than DAYS, --stream NAME, --model NAME or --all", where="bank prune")
+    store = open_store(db)
+    try:
+        removed = store.bank_prune(older_than_days=older_than, stream=stream, model=model)
+    finally:
+        store.close()
+    _report({"removed": removed}, f"removed {count(removed, 'completion')}", json)
+
+
+@app.command("export")
+def export(
+    path: Annotated[Path, typer.Argument(help="The JSONL file to write; must not exist.")],
+    db: Db = DEFAULT_DB,
+    json: Json = False,
+) -> None:
+    """Write every stored completion with its prompt to a JSONL file."""
+    if path.exists():
+        raise SetupError("the file exists already; name another", where=str(path))
+    if not path.resolve().parent.is_dir():
+        raise SetupError("the folder does not exist", where=str(path.parent))
+    store = open_store(db)
+    try:
+        written = store.bank_export(path)
+    finally:
+        store.close()
+    _report({"written": written, "path": str(path)}, f"wrote {count(written, 'completion')} to {path}", json)
+
+
+@app.command("forget")
+def forget(
+    text: Annotated[str, typer.Argument(help="Every stored prompt that contains this text goes, and what came of it.")],
+    db: Db = DEFAULT_DB,
+    json: Json = False,
+) -> None:
+    """Remove a text: prompts that contain it, their completions, and the texts of runs that had it."""
+    if len(text.strip()) < 3:
+        raise SetupError(f"the text to forget must have at least 3 characters but has {len(text.strip())}", where="bank forget")
+    store = open_store(db)
+    try:
+        report = store.bank_forget(text)
+    finally:
+        store.close()
+    from dataclasses import asdict
+
+    figures = asdict(report)
+    _report(figures, ", ".join(f"{name.replace('_', ' ')}: {value:,}" for name, value in figures.items()), json)
+
+
+def _report(document: dict[str, object], sentence: str, json: bool) -> None:
+    if json:
+        print_json(document)
+    else:
+        print_text(sentence)

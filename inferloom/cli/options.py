@@ -1,0 +1,72 @@
+"""The options that every command shares, and the small things done with them."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Annotated
+
+import typer
+from typer.core import TyperGroup
+
+from inferloom.core.errors import UnknownNameError
+
+if TYPE_CHECKING:
+    from inferloom.store import Store
+
+DEFAULT_DB = "sqlite:///inferloom.db"
+
+Db = Annotated[
+    str,
+    typer.Option("--db", metavar="URL", envvar="INFERLOOM_DB", help="Database: sqlite:///FILE or postgresql+psycopg://..."),
+]
+Json = Annotated[bool, typer.Option("--json", help="Print one JSON document on standard output and nothing else.")]
+Stream = Annotated[
+    str | None,
+    typer.Option(
+        "--stream", metavar="NAME", help="Draw from this named stream: what was drawn under it before is taken from the bank."
+    ),
+]
+
+
+def open_store(url: str) -> Store:
+    """The database of `--db`, made or upgraded where needed.
+
+    Raises:
+        DatabaseError: It is corrupt, newer than this version, or cannot be reached.
+    """
+    from inferloom.store import Store
+
+    return Store.open(url)
+
+
+class Group(TyperGroup):
+    """A command group whose unknown commands are our own errors, and that may have a command for no command."""
+
+    default: str | None = None
+
+    def parse_args(self, ctx: typer.Context, args: list[str]) -> list[str]:
+        """Put the default command in front where none is named."""
+        if self.default is not None and (not args or (args[0].startswith("-") and args[0] not in ctx.help_option_names)):
+            args = [self.default, *args]
+        return super().parse_args(ctx, args)
+
+    def invoke(self, ctx: typer.Context) -> object:
+        """Run; a reader of our output that went away is no error of ours."""
+        try:
+            return super().invoke(ctx)
+        except BrokenPipeError:
+            raise typer.Exit(141) from None
+
+    def resolve_command(self, ctx, args):  # type: ignore[no-untyped-def]
+        """Find the command.
+
+        Raises:
+            UnknownNameError: There is none of that name.
+        """
+        if args and not args[0].startswith("-") and args[0] not in self.commands:
+            raise UnknownNameError("command", args[0], self.commands)
+        return super().resolve_command(ctx, args)
+
+
+def group_with_default(command: str) -> type[Group]:
+    """A group that runs `command` where none is named."""
+    return type(f"{command.title()}Group", (Group,), {"default": command})

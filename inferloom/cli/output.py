@@ -1,0 +1,102 @@
+"""What the commands print, and where: results on standard output, everything else on standard error.
+
+Text from users and models is never read as markup, and its control characters never reach a terminal.
+"""
+
+from __future__ import annotations
+
+import json
+import re
+import sys
+from collections.abc import Iterable, Mapping, Sequence
+from typing import TYPE_CHECKING
+
+from inferloom.core.errors import InferloomError
+from inferloom.core.types import Usage
+
+if TYPE_CHECKING:
+    from rich.console import Console
+
+_CONTROL = re.compile(r"[\x00-\x08\x0b-\x1f\x7f-\x9f]")
+
+
+def out() -> Console:
+    """The console for results."""
+    from rich.console import Console
+
+    return Console(markup=False, highlight=False, emoji=False)
+
+
+def err() -> Console:
+    """The console for progress and remarks."""
+    from rich.console import Console
+
+    return Console(stderr=True, markup=False, highlight=False, emoji=False)
+
+
+def clean(text: str) -> str:
+    """A text without control characters other than newline and tab."""
+    return _CONTROL.sub("", text)
+
+
+def print_json(document: object) -> None:
+    """The one JSON document of a command run with `--json`; characters outside ASCII stay as they are."""
+    sys.stdout.write(json.dumps(document, ensure_ascii=False, indent=2, allow_nan=False) + "\n")
+
+
+def print_text(text: str) -> None:
+    """A text as it is, one newline at its end; control characters go where a terminal would obey them."""
+    sys.stdout.write((clean(text) if sys.stdout.isatty() else text).rstrip("\n") + "\n")
+
+
+def print_error(error: InferloomError, as_json: bool) -> None:
+    """One line on standard error, or the `error` document on standard output."""
+    if as_json:
+        print_json({"error": error.to_json()})
+    else:
+        sys.stderr.write("error: " + clean(" ".join(error.sentence.split())) + "\n")
+
+
+def remark(text: str) -> None:
+    """One line for the person at the terminal, on standard error."""
+    err().print(clean(text), style="dim", soft_wrap=True)
+
+
+def print_table(columns: Sequence[str], rows: Iterable[Sequence[str]], *, title: str | None = None) -> None:
+    """A table of texts; columns whose cells are all figures are set to the right."""
+    from rich import box
+    from rich.table import Table
+
+    cells = [[clean(cell) for cell in row] for row in rows]
+    table = Table(box=box.SIMPLE_HEAD, title=title, title_justify="left", pad_edge=False)
+    for index, column in enumerate(columns):
+        figures = bool(cells) and all(re.fullmatch(r"[-+$~<]?[\d.,]*[%sk]?|-", row[index]) for row in cells)
+        table.add_column(column, justify="right" if figures else "left", overflow="fold")
+    for row in cells:
+        table.add_row(*row)
+    console = out()
+    if not console.is_terminal:
+        console.width = max(console.width, 160)
+    console.print(table)
+
+
+def print_pairs(pairs: Mapping[str, str]) -> None:
+    """Names and values, one pair a line."""
+    width = max(map(len, pairs), default=0)
+    for name, value in pairs.items():
+        print_text(f"{name:<{width}}  {value}")
+
+
+def usage_line(usage: Usage) -> str:
+    """A usage in one line."""
+    cached = f" ({usage.cached_tokens:,} cached)" if usage.cached_tokens else ""
+    money = f", ${usage.usd:.4f}" if usage.usd else ""
+    return (
+        f"{count(usage.calls, 'call')}, {usage.prompt_tokens:,}{cached} + {usage.completion_tokens:,} tokens{money}, "
+        f"{usage.seconds:.1f} model seconds"
+    )
+
+
+def count(number: float, what: str) -> str:
+    """A number of things: `1 call`, `1,200 calls`."""
+    return f"{number:,} {what}" + ("" if number == 1 else "s")

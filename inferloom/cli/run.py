@@ -1,0 +1,71 @@
+"""`inferloom run`: one question through a pipeline."""
+
+from __future__ import annotations
+
+import sys
+from typing import TYPE_CHECKING, Annotated
+
+import typer
+
+from inferloom.cli.options import DEFAULT_DB, Db, Json, Stream, open_store
+from inferloom.cli.output import clean, count, print_json, print_text, remark, usage_line
+from inferloom.core.errors import SetupError
+
+if TYPE_CHECKING:
+    from inferloom.pipelines.run import Pipeline, RunResult
+
+PipelineArgument = Annotated[str, typer.Argument(metavar="PIPELINE", help="A pipeline's YAML file, or a preset's name.")]
+
+
+def run(
+    pipeline: PipelineArgument,
+    question: Annotated[str, typer.Argument(metavar="QUESTION", help="The question; - reads it from standard input.")],
+    note: Annotated[list[str] | None, typer.Option("--note", help="Text put in front of the question; may be repeated.")] = None,
+    watch: Annotated[bool, typer.Option("--watch", help="Tell on standard error what each node does.")] = False,
+    stream: Stream = None,
+    db: Db = DEFAULT_DB,
+    json: Json = False,
+) -> None:
+    """Answer one question."""
+    text = sys.stdin.read() if question == "-" else question
+    if not text.strip():
+        raise SetupError("the question is empty", where="run")
+    from inferloom.pipelines import Pipeline
+    from inferloom.pipelines.run import run_sync
+
+    store = open_store(db)
+    try:
+        loaded = Pipeline.load(pipeline, store=store)
+        result = run_sync(_answer(loaded, text, stream, tuple(note or ()), watch))
+    finally:
+        store.close()
+    if json:
+        print_json(result.to_json())
+        return
+    if result.answer is None:
+        remark("no candidate has an answer; the text of the first follows")
+    print_text(result.text if result.answer is None else result.answer)
+    remark(usage_line(result.usage))
+    if result.billed != result.usage:
+        remark(f"billed: {usage_line(result.billed)}")
+    if result.bound.calls:
+        remark(f"{count(result.bound.calls, 'call')} of unknown outcome, at most {usage_line(result.bound)} more")
+    if result.stopped:
+        remark(f"stopped: {result.stopped}; this is the best answer so far")
+    remark(f"run {result.run_id[:12]}, {result.wall_seconds:.1f} s; calls: inferloom runs show {result.run_id[:12]}")
+
+
+async def _answer(pipeline: Pipeline, question: str, stream: str | None, notes: tuple[str, ...], watch: bool) -> RunResult:
+    """Run on the background loop, tell what happens if asked to, and close the models."""
+    try:
+        if not watch:
+            return await pipeline.ainvoke(question, stream=stream, notes=notes)
+        async for event in pipeline.astream(question, stream=stream, notes=notes):
+            if event.result is not None:
+                return event.result
+            if event.kind != "token":
+                told = ", ".join(f"{name} {value}" for name, value in event.data.items())
+                remark(clean(f"{event.path}: {event.kind}: {told}"))
+        raise AssertionError("a run ends with its result")
+    finally:
+        await pipeline.gateway.aclose()
