@@ -56,7 +56,7 @@ class CallTable(Base):
     """The ledger."""
 
     __tablename__ = "calls"
-    __table_args__ = (Index("ix_calls_run", "run"), Index("ix_calls_request", "request"))
+    __table_args__ = (Index("ix_calls_run", "run"),)
 
     id: Mapped[str] = mapped_column(primary_key=True)
     run: Mapped[str]
