@@ -1,7 +1,6 @@
 """Final answers: how they are found in a text and when two of them are the same.
 
-Reasoning blocks never count. Where a text has no marked answer, the whole text is the answer only if the pipeline says so
-(`answer: text`); the default finds marked answers and falls back to the last line.
+Reasoning blocks never count. Where a text has no marked answer, its last line is the answer.
 """
 
 from __future__ import annotations
@@ -11,7 +10,8 @@ from fractions import Fraction
 
 _REASONING = re.compile(r"<(think|thinking|reasoning)>(.*?)(?:</\1>|\Z)", re.DOTALL | re.IGNORECASE)
 _MARKED = re.compile(
-    r"^[ \t>*_#]*(?:A|(?:(?:so|thus|therefore|hence),?\s+)?(?:the\s+)?(?:final\s+)?answer(?:\s+is)?)[*_]*\s*[:=][*_]*\s*(.+?)\s*$",
+    r"^[ \t>*_#]*(?:A|(?:(?:so|thus|therefore|hence),?\s+)?(?:the\s+)?(?:final\s+)?answer(?:\s+is)?)"
+    r"[*_]*\s*[:=][*_]*\s*(.+?)\s*$",
     re.IGNORECASE | re.MULTILINE,
 )
 _ANSWER_IS = re.compile(r"\banswer\s+is\s*:?\s*(.+?)(?:[.!]\s|[.!]?$)", re.IGNORECASE | re.MULTILINE)
@@ -65,7 +65,7 @@ def _last_boxed(text: str) -> str | None:
 
 
 def parse_number(text: str) -> Fraction | None:
-    """The number that a text is, give or take currency, percent signs and thousands separators; None for other texts."""
+    """The number that a text is, whatever its currency, percent sign and separators; None for other texts."""
     bare = text.strip().strip("$€£%").strip().rstrip(".").replace(" ", "")
     if not bare or len(bare) > 64 or not _NUMBER.fullmatch(bare):
         return None

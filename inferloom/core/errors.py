@@ -1,30 +1,33 @@
 """Every error that inferloom raises on purpose, in one tree, split by who is at fault.
 
-    InferloomError
-    ├── UserError                 exit code 2: something the user wrote or set
-    │   ├── SpecError             a YAML file: carries file, line and field
-    │   ├── UnknownNameError      a name that is not registered: carries near names
-    │   ├── CapabilityError       a model cannot do what a node needs
-    │   ├── DataError             a data file or a data set
-    │   ├── SetupError            a missing key, package or setting
-    │   └── DatabaseError         a database that cannot be opened or used
-    ├── ModelError                a model endpoint failed; `retryable` and `outcome` say what is known
-    │   ├── RateLimitedError      429; `retry_after` seconds if the server said so
-    │   ├── ServerFaultError      5xx
-    │   ├── RequestRejectedError  4xx: never retried
-    │   ├── UnreachableError      no connection could be made (exit code 2)
-    │   ├── ModelTimeoutError     no answer in time: outcome unknown
-    │   ├── ConnectionCutError    the connection broke after sending: outcome unknown
-    │   └── BadResponseError      the reply could not be read: outcome unknown
-    ├── BudgetExceededError       a limit was reached; a run turns it into `stopped: budget`
-    └── StorageError              the database stopped taking writes (full disk, lost server)
+InferloomError
+├── UserError                 exit code 2: something the user wrote or set
+│   ├── SpecError             a YAML file: carries file, line and field
+│   ├── UnknownNameError      a name that is not registered: carries near names
+│   ├── CapabilityError       a model cannot do what a node needs
+│   ├── DataError             a data file or a data set
+│   ├── SetupError            a missing key, package or setting
+│   └── DatabaseError         a database that cannot be opened or used
+├── ModelError                a model endpoint failed; `retryable` and `outcome` say what is known
+│   ├── RateLimitedError      429; `retry_after` seconds if the server said so
+│   ├── ServerFaultError      5xx
+│   ├── RequestRejectedError  4xx: never retried
+│   ├── UnreachableError      no connection could be made (exit code 2)
+│   ├── ModelTimeoutError     no answer in time: outcome unknown
+│   ├── ConnectionCutError    the connection broke after sending: outcome unknown
+│   └── BadResponseError      the reply could not be read: outcome unknown
+├── BudgetExceededError       a limit was reached; a run turns it into `stopped: budget`
+└── StorageError              the database stopped taking writes (full disk, lost server)
 """
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from difflib import get_close_matches
-from typing import ClassVar, Literal
+from typing import TYPE_CHECKING, ClassVar, Literal
+
+if TYPE_CHECKING:
+    from inferloom.core.types import Completion
 
 Outcome = Literal["ok", "failed", "unknown"]
 
@@ -74,12 +77,9 @@ class UnknownNameError(UserError, LookupError):
     def __init__(self, what: str, name: str, known: Iterable[str], *, where: str | None = None) -> None:
         names = sorted(known)
         near = nearest(name, names)
-        listed = f"one of the {len(names)} known: {', '.join(names[:12])}" + (", ..." if len(names) > 12 else "")
-        super().__init__(
-            f"unknown {what} `{name}`" + ("" if near else f"; must be {listed}" if names else f"; no {what} is defined"),
-            where=where,
-            suggestion=near,
-        )
+        listed = ", ".join(names[:12]) + (", ..." if len(names) > 12 else "")
+        allowed = f"; must be one of the {len(names)} known: {listed}" if names else f"; no {what} is defined"
+        super().__init__(f"unknown {what} `{name}`" + ("" if near else allowed), where=where, suggestion=near)
 
 
 class CapabilityError(UserError):
@@ -173,12 +173,21 @@ class BadResponseError(ModelError):
 
 
 class BudgetExceededError(InferloomError):
-    """A limit would be passed by the next call."""
+    """A limit would be passed by the next call; `received` is the part of the request that still fitted."""
 
     kind = "budget"
 
-    def __init__(self, limit: str, allowed: float, needed: float, *, where: str | None = None) -> None:
+    def __init__(
+        self,
+        limit: str,
+        allowed: float,
+        needed: float,
+        *,
+        received: Sequence[Completion] = (),
+        where: str | None = None,
+    ) -> None:
         self.limit = limit
+        self.received = tuple(received)
         super().__init__(f"budget `{limit}` allows {allowed:g}, the next call could reach {needed:g}", where=where)
 
 

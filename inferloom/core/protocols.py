@@ -36,7 +36,9 @@ class Backend(Protocol):
     """A way to get completions from one model."""
 
     @property
-    def capabilities(self) -> Capabilities: ...
+    def capabilities(self) -> Capabilities:
+        """What it can do by itself."""
+        ...
 
     async def fingerprint(self) -> str:
         """What identifies the model's answers: the hash of weights and tokenizer, or base URL, name and revision."""
@@ -55,14 +57,18 @@ class Backend(Protocol):
         """
         ...
 
-    async def aclose(self) -> None: ...
+    async def aclose(self) -> None:
+        """Let go of connections and threads."""
+        ...
 
 
 class Prompts(Protocol):
     """A prompt pack: the wording of every node's roles for one kind of model."""
 
     @property
-    def name(self) -> str: ...
+    def name(self) -> str:
+        """The pack's name."""
+        ...
 
     @property
     def options(self) -> int:

@@ -1,7 +1,7 @@
-"""Names for classes: one registry per kind of part, filled by decorators, near-match errors, entry points for outsiders.
+"""Names for parts: one registry per kind, filled by decorators, with near-match errors and entry points for outsiders.
 
-A package adds its own parts by an entry point in the group `inferloom`; entry points are loaded only when a lookup misses,
-and their names are spaced `package/name`.
+A package adds its own parts by an entry point in the group `inferloom`; entry points are loaded only when a lookup
+misses, and their names are spaced `package/name`.
 """
 
 from __future__ import annotations

@@ -13,7 +13,7 @@ from typing import Literal, NotRequired, TypeAlias, TypedDict
 Role = Literal["system", "user", "assistant"]
 FinishReason = Literal["stop", "length", "other"]
 
-Json: TypeAlias = "None | bool | int | float | str | list[Json] | dict[str, Json]"
+Json: TypeAlias = "bool | int | float | str | list[Json] | dict[str, Json] | None"
 
 
 @dataclass(frozen=True, slots=True)
@@ -52,6 +52,7 @@ class Usage:
         )
 
     def to_json(self) -> dict[str, float]:
+        """The usage as plain JSON."""
         return {
             "calls": self.calls,
             "prompt_tokens": self.prompt_tokens,
@@ -129,12 +130,16 @@ class Completion:
 
 
 class Origin(TypedDict):
+    """Where a candidate comes from: the node's path, the model's name and the completion's place in the bank."""
+
     node: str
     model: NotRequired[str]
     completion: NotRequired[str]
 
 
 class CandidateJson(TypedDict):
+    """A candidate as plain JSON; the fields are those of `Candidate`."""
+
     id: str
     text: str
     answer: str | None
@@ -163,12 +168,15 @@ class Candidate:
     """False for a text cut at the token limit."""
 
     def with_score(self, name: str, value: float) -> Candidate:
+        """The same candidate with one more score."""
         return replace(self, scores={**self.scores, name: value})
 
     def with_critique(self, critique: str) -> Candidate:
+        """The same candidate with one more critique."""
         return replace(self, critiques=(*self.critiques, critique))
 
     def to_json(self) -> CandidateJson:
+        """The candidate as plain JSON."""
         return {
             "id": self.id,
             "text": self.text,
@@ -183,6 +191,7 @@ class Candidate:
 
     @classmethod
     def from_json(cls, data: CandidateJson) -> Candidate:
+        """The candidate that `to_json` wrote."""
         return cls(
             id=data["id"],
             text=data["text"],

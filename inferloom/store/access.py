@@ -3,10 +3,11 @@
 from __future__ import annotations
 
 import threading
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from contextlib import nullcontext
+from typing import Any
 
-from sqlalchemy import Engine, Executable, RowMapping
+from sqlalchemy import Engine, Executable
 from sqlalchemy.exc import DBAPIError
 
 from inferloom.core.errors import DatabaseError
@@ -26,19 +27,19 @@ class Access:
         self.place = place
         self.exclusive = exclusive or nullcontext()
 
-    def rows(self, statement: Executable, parameters: Mapping[str, object] | None = None) -> Sequence[RowMapping]:
-        """Every row that a statement gives.
+    def rows(self, statement: Executable) -> list[Mapping[str, Any]]:
+        """Every row that a statement gives, by column name; what a column holds is known only to the tables.
 
         Raises:
             DatabaseError: The database cannot be read.
         """
         try:
             with self.exclusive, self.engine.connect() as connection:
-                return connection.execute(statement, parameters or {}).mappings().all()
+                return [dict(row) for row in connection.execute(statement).mappings()]
         except DBAPIError as error:
             raise DatabaseError(f"database {self.place} cannot be read: {str(error.orig).strip()}") from error
 
-    def row(self, statement: Executable) -> RowMapping | None:
+    def row(self, statement: Executable) -> Mapping[str, Any] | None:
         """The first row, or None."""
         found = self.rows(statement)
         return found[0] if found else None

@@ -1,7 +1,7 @@
 """Rows to database parameters and back.
 
-A row becomes a plain tuple in the order of its table's columns, and the INSERT of each table is compiled to text once per
-database: what is left per row is the driver's own work.
+A row becomes a plain tuple in the order of its table's columns, and the INSERT of each table is compiled to text once
+per database: what is left per row is the driver's own work.
 """
 
 from __future__ import annotations
@@ -52,7 +52,7 @@ class Codec(Generic[R]):
 
     def insert_text(self, dialect: Dialect) -> str:
         """The compiled INSERT for a database whose driver takes positional parameters."""
-        values = {name: None for name in self.columns}
+        values = dict.fromkeys(self.columns)
         if dialect.name == "sqlite":
             statement = sqlite.insert(self.table).values(values)
         else:

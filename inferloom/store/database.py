@@ -58,7 +58,7 @@ class Store:
             url: A file path, `sqlite:///FILE`, `sqlite://` (in memory) or `postgresql://USER@HOST/NAME`.
 
         Raises:
-            DatabaseError: It is corrupt, no database, of a newer revision, or cannot be reached; a file stays as it was.
+            DatabaseError: It is corrupt, no database, of a newer revision, or out of reach; a file stays as it was.
             SetupError: The driver is not installed.
         """
         parsed = parse_url(url)
@@ -92,6 +92,22 @@ class Store:
         """The same for callers without an event loop."""
         if rows:
             self._writer.write_sync(rows)
+
+    def submit(self, *rows: Row) -> None:
+        """Hand rows over without waiting; they are durable no later than any row written afterwards.
+
+        Raises:
+            StorageError: The store takes no more writes.
+        """
+        self._writer.submit(rows)
+
+    def raise_if_failed(self) -> None:
+        """Check that the store still takes writes, before something is done that must be recorded.
+
+        Raises:
+            StorageError: It does not.
+        """
+        self._writer.raise_if_failed()
 
     def flush(self) -> None:
         """Return when everything handed over so far is durable.

@@ -123,7 +123,8 @@ def check_file(url: URL) -> None:
 def _check_revision(revision: str, where: str) -> None:
     if revision not in REVISIONS:
         raise DatabaseError(
-            f"database {where} was written by a newer inferloom (schema {revision}); this one knows up to {REVISIONS[-1]}"
+            f"database {where} was written by a newer inferloom (schema {revision}); "
+            f"this one knows schemas up to {REVISIONS[-1]}"
         )
 
 

@@ -27,9 +27,9 @@ _EVALUATIONS = tables.table(tables.EvaluationTable)
 def forget(writer: Writer, text: str) -> ForgetReport:
     """Remove every stored prompt and completion that contains the text, and blank the runs it was part of.
 
-    A prompt goes with all its completions, whatever the stream. A run is concerned if its question, its answer, its error
-    or a candidate contains the text, or if it asked a forgotten prompt: these become empty. Its ledger rows stay, because
-    accounts hold no text beside the error of a failed call.
+    A prompt goes with all its completions, whatever the stream. A run is concerned if its question, its answer, its
+    error or a candidate contains the text, or if it asked a forgotten prompt: these become empty. Its ledger rows stay,
+    because accounts hold no text beside the error of a failed call.
 
     Raises:
         UserError: The text is empty.

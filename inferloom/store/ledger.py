@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 
-from sqlalchemy import ColumnElement, Executable, RowMapping, func, select
+from sqlalchemy import ColumnElement, Executable, func, select
 
 from inferloom.core.errors import UnknownNameError, UserError
 from inferloom.store import tables
@@ -110,6 +110,6 @@ class Ledger:
         return UsageReport() if row is None else _report(row)
 
 
-def _report(row: RowMapping) -> UsageReport:
+def _report(row: Mapping[str, object]) -> UsageReport:
     nominal, billed, bound = (read_usage(row, kind) for kind in _KINDS)
     return UsageReport(nominal=nominal, billed=billed, bound=bound)

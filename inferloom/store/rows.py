@@ -1,4 +1,4 @@
-"""What is written to the database: one frozen dataclass per row of a table, and the small reports that reading gives back.
+"""What is written to the database: one frozen dataclass per row of a table, and the reports that reading gives back.
 
 Times are Unix seconds. Hashes are lower-case hex digits.
 """
@@ -6,7 +6,7 @@ Times are Unix seconds. Hashes are lower-case hex digits.
 from __future__ import annotations
 
 import hashlib
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Literal, NamedTuple, TypeAlias
 
 from inferloom.core.errors import Outcome
@@ -77,7 +77,7 @@ class CallRow:
     """How many completions were received."""
     nominal: Usage
     billed: Usage
-    bound: Usage = Usage()
+    bound: Usage = field(default_factory=Usage)
     """The most that an attempt of unknown outcome can have cost; zero for the others."""
     outcome: Outcome
     error: str | None = None
@@ -202,9 +202,9 @@ Row: TypeAlias = (
 class UsageReport:
     """Sums over ledger rows."""
 
-    nominal: Usage = Usage()
-    billed: Usage = Usage()
-    bound: Usage = Usage()
+    nominal: Usage = field(default_factory=Usage)
+    billed: Usage = field(default_factory=Usage)
+    bound: Usage = field(default_factory=Usage)
     """The most that attempts of unknown outcome can have cost."""
 
 

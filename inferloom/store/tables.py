@@ -1,8 +1,8 @@
 """The tables. Migrations build them (`migrations/versions`); a test holds both to the same shape.
 
 Optuna keeps its own tables in the same database (`studies`, `trials`, `study_*`, `trial_*`, `alembic_version`,
-`version_info`), so no table of ours has such a name. There are no foreign keys: a ledger row must never be refused because
-the row of its run has not come yet.
+`version_info`), so no table of ours has such a name. There are no foreign keys: a ledger row must never be refused
+because the row of its run has not come yet.
 """
 
 from __future__ import annotations

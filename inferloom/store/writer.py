@@ -1,7 +1,7 @@
 """Group commit: one thread owns the writing connection and commits together whatever waits.
 
-A caller is woken when its rows are durable, never before. Commits cost a disk flush each, so the more callers wait, the less
-each of them pays. Rows keep their order within a table; tables are independent of one another.
+A caller is woken when its rows are durable, never before. Commits cost a disk flush each, so the more callers wait, the
+less each of them pays. Rows keep their order within a table; tables are independent of one another.
 """
 
 from __future__ import annotations
@@ -15,9 +15,8 @@ from concurrent.futures import Future
 from contextlib import suppress
 from typing import TypeAlias
 
-from sqlalchemy import Connection, Engine
-from sqlalchemy.exc import DBAPIError, OperationalError, SQLAlchemyError, StatementError
-from sqlalchemy.exc import DatabaseError as DriverDatabaseError
+from sqlalchemy import Connection, Engine, PoolProxiedConnection
+from sqlalchemy.exc import DBAPIError
 
 from inferloom.core.errors import InferloomError, StorageError
 from inferloom.store.codec import CODECS, Parameters, Scalar
@@ -48,7 +47,7 @@ class Writer:
     """The writing thread of one store.
 
     Args:
-        engine: Its connections begin with BEGIN IMMEDIATE where the option `inferloom_write` is set.
+        engine: SQLAlchemy connections with the option `inferloom_write` begin with BEGIN IMMEDIATE on SQLite.
         place: The database as messages name it.
         exclusive: Held during a transaction; a real lock only where readers share the connection.
     """
@@ -58,10 +57,14 @@ class Writer:
         self._exclusive = exclusive or threading.RLock()
         self._engine = engine
         self._statements = {kind: codec.insert_text(engine.dialect) for kind, codec in CODECS.items()}
+        self._begin = "BEGIN IMMEDIATE" if engine.dialect.name == "sqlite" else None
+        assert engine.dialect.loaded_dbapi is not None
+        self._driver = engine.dialect.loaded_dbapi
         self._queue: queue.SimpleQueue[Submission | None] = queue.SimpleQueue()
         # Guards `_refusal` together with the queue: nothing is queued once writing has ended.
         self._gate = threading.Lock()
         self._refusal: str | None = None
+        self._failed = False
         self._thread = threading.Thread(target=self._work, name="inferloom-writer", daemon=True)
         self._thread.start()
 
@@ -76,6 +79,15 @@ class Writer:
         submission.waiter = submission.loop.create_future()
         self._submit(submission)
         await submission.waiter
+
+    def submit(self, rows: Iterable[Row]) -> None:
+        """Queue rows that nobody waits for; should they be refused, the writer takes no more."""
+        self._submit(Submission(encode(rows)))
+
+    def raise_if_failed(self) -> None:
+        """Raise the error that every write would raise now, if any."""
+        if self._refusal is not None:
+            raise StorageError(self._refusal)
 
     def write_sync(self, rows: Iterable[Row]) -> None:
         """The same for callers without an event loop."""
@@ -122,10 +134,17 @@ class Writer:
 
     def _work(self) -> None:
         try:
-            with self._engine.connect() as connection:
-                connection = connection.execution_options(inferloom_write=True)
+            pooled = self._engine.raw_connection()
+            try:
                 while (batch := self._next_batch()) is not None:
-                    self._commit(connection, batch)
+                    rows = [submission for submission in batch if submission.job is None]
+                    if rows:
+                        self._commit(pooled, rows)
+                    for submission in batch:
+                        if submission.job is not None:
+                            self._commit(pooled, [submission])
+            finally:
+                pooled.close()
         except BaseException as error:
             # The thread is the only one that can wake its callers: whatever ends it must reach them first.
             self._give_up(error, [])
@@ -150,51 +169,80 @@ class Writer:
             size += len(submission.rows)
         return batch
 
-    def _commit(self, connection: Connection, batch: list[Submission]) -> None:
+    def _commit(self, pooled: PoolProxiedConnection, batch: list[Submission]) -> None:
+        """Commit a batch and wake its callers, whatever comes of it."""
+        if self._refusal is not None and self._failed:
+            _wake(batch, self._refusal)
+            return
         try:
             with self._exclusive:
-                self._apply(connection, batch)
+                if batch[0].job is not None:
+                    self._apply_job(batch[0].job)
+                else:
+                    self._apply_rows(pooled, batch)
         except Exception as error:
-            if not _rows_at_fault(error):
+            if not self._rows_at_fault(error):
                 self._give_up(error, batch)
             elif len(batch) > 1:
                 # One caller's bad row must not cost the others theirs.
                 for submission in batch:
-                    self._commit(connection, [submission])
+                    self._commit(pooled, [submission])
             else:
-                self._commit_cleaned(connection, batch[0], error)
+                self._commit_cleaned(pooled, batch[0], error)
         else:
             _wake(batch, None)
 
-    def _commit_cleaned(self, connection: Connection, submission: Submission, error: Exception) -> None:
+    def _commit_cleaned(self, pooled: PoolProxiedConnection, submission: Submission, error: Exception) -> None:
         cleaned = [(kind, tuple(_clean(value) for value in values)) for kind, values in submission.rows]
-        if cleaned == list(submission.rows):
-            _wake([submission], _row_fault(self._place, error))
-            return
-        retry = Submission(cleaned, submission.job)
-        retry.future, retry.loop, retry.waiter = submission.future, submission.loop, submission.waiter
-        self._commit(connection, [retry])
+        if cleaned != list(submission.rows):
+            retry = Submission(cleaned)
+            retry.future, retry.loop, retry.waiter = submission.future, submission.loop, submission.waiter
+            self._commit(pooled, [retry])
+        elif isinstance(error, InferloomError):
+            _wake([submission], error)
+        else:
+            _wake([submission], f"database {self._place} refused a row ({reason(error)})")
 
-    def _apply(self, connection: Connection, batch: list[Submission]) -> None:
+    def _apply_rows(self, pooled: PoolProxiedConnection, batch: list[Submission]) -> None:
+        # The driver's own cursor: SQLAlchemy's way of running the same text costs as much again as SQLite's work.
         by_kind: dict[type[Row], list[Parameters]] = {}
         for submission in batch:
             for kind, values in submission.rows:
                 by_kind.setdefault(kind, []).append(values)
+        cursor = pooled.cursor()
         try:
-            with connection.begin():
-                for kind, rows in by_kind.items():
-                    connection.exec_driver_sql(self._statements[kind], rows)
-                for submission in batch:
-                    if submission.job is not None:
-                        submission.job(connection)
+            if self._begin is not None:
+                cursor.execute(self._begin)
+            for kind, rows in by_kind.items():
+                cursor.executemany(self._statements[kind], rows)
+            pooled.commit()
+        except BaseException:
+            # After a lost connection there is nothing to roll back, and the first error is the one to tell.
+            with suppress(self._driver.Error):
+                pooled.rollback()
+            raise
         finally:
-            if connection.in_transaction():
-                connection.rollback()
+            cursor.close()
+
+    def _apply_job(self, job: Job) -> None:
+        with self._engine.connect() as plain:
+            connection = plain.execution_options(inferloom_write=True)
+            with connection.begin():
+                job(connection)
+
+    def _rows_at_fault(self, error: Exception) -> bool:
+        """Whether an error comes from what one caller asked and not from the database as a whole."""
+        said = error.orig if isinstance(error, DBAPIError) else error
+        if isinstance(said, self._driver.Error):
+            # A bare DatabaseError is what a malformed file gives; other kinds speak of a statement or its values.
+            return not isinstance(said, self._driver.OperationalError) and type(said) is not self._driver.DatabaseError
+        return not isinstance(said, OSError)
 
     def _give_up(self, error: BaseException, batch: list[Submission]) -> None:
         """Fail the batch, everything queued and every later write with one and the same sentence."""
         with self._gate:
-            if self._refusal is None or batch:
+            if not self._failed:
+                self._failed = True
                 self._refusal = f"database {self._place} stopped taking writes ({reason(error)}); no new calls are made"
             while True:
                 try:
@@ -216,24 +264,6 @@ def reason(error: BaseException) -> str:
     said = error.orig if isinstance(error, DBAPIError) and error.orig is not None else error
     lines = str(said).strip().splitlines()
     return lines[0].rstrip(".") if lines else type(said).__name__
-
-
-def _rows_at_fault(error: Exception) -> bool:
-    """Whether an error comes from the rows themselves and not from the database as a whole."""
-    if isinstance(error, OperationalError):
-        return False
-    if isinstance(error, DBAPIError):
-        # A bare DatabaseError is what a malformed file gives; its subclasses speak of the statement or its values.
-        return type(error) is not DriverDatabaseError and not error.connection_invalidated
-    return isinstance(
-        error, StatementError | UnicodeError | OverflowError | InferloomError | ValueError
-    ) or not isinstance(error, SQLAlchemyError | OSError)
-
-
-def _row_fault(place: str, error: Exception) -> Exception:
-    if isinstance(error, SQLAlchemyError | UnicodeError | OverflowError):
-        return StorageError(f"database {place} refused a row ({reason(error)})")
-    return error
 
 
 def _clean(value: Scalar) -> Scalar:

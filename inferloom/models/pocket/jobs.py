@@ -97,18 +97,24 @@ def corrupt(item: Item, rng: Random) -> Attempt:
 
 @dataclass(slots=True)
 class Curriculum:
-    """Draws training documents; `pool` holds items with attempts by real models, refreshed as training goes on."""
+    """Draws training documents; `pool` holds items with attempts by real models, refreshed as training goes on.
+
+    A small model learns little from what is beyond it: `easier` draws the lower of two levels, and `solve` is the share of
+    documents that only solve.
+    """
 
     rng: Random
     pool: list[tuple[Item, list[Attempt]]] = field(default_factory=list)
+    easier: bool = False
+    solve: float = 0.56
 
     def document(self) -> Document:
         """Draw one document of a random job."""
         makers: tuple[tuple[float, Callable[[], Document]], ...] = (
-            (0.56, self._solve),
-            (0.26, self._judge),
-            (0.10, self._rank),
-            (0.08, self._combine),
+            (self.solve, self._solve),
+            (0.60 * (1 - self.solve), self._judge),
+            (0.22 * (1 - self.solve), self._rank),
+            (0.18 * (1 - self.solve), self._combine),
         )
         return self.rng.choices([m for _, m in makers], [w for w, _ in makers])[0]()
 
@@ -116,7 +122,8 @@ class Curriculum:
         """A fresh item of any family and level."""
         family = self.rng.choice(list(FAMILIES.values()))
         hardest = family.levels if self.rng.random() < 0.6 else min(family.levels, 5)
-        return family.make(self.rng, self.rng.randint(1, hardest))
+        level = self.rng.randint(1, hardest)
+        return family.make(self.rng, min(level, self.rng.randint(1, hardest)) if self.easier else level)
 
     def opening(self, item: Item) -> tuple[Turn, ...]:
         """What stands in front of an answer: perhaps notes, perhaps solved examples, then the question."""
@@ -129,7 +136,11 @@ class Curriculum:
                 other = FAMILIES[rng.choice(("operator", "code"))].make(rng, 1)
                 lines.extend(note for note in other.notes if note[:3] not in {own[:3] for own in item.notes})
         rng.shuffle(lines)
-        examples = self._examples(item) if (needs and not item.notes[0] in lines and rng.random() < 0.8) or rng.random() < 0.1 else []
+        examples = (
+            self._examples(item)
+            if (needs and not item.notes[0] in lines and rng.random() < 0.8) or rng.random() < 0.1
+            else []
+        )
         if examples and rng.random() < 0.4:
             lines = [*lines, *(f"{example.question}\n{example.solution}" for example in examples)]
             examples = []
@@ -175,7 +186,9 @@ class Curriculum:
         first_wrong = next((i for i, fine in enumerate(attempt.verdicts) if not fine), len(lines) - 1)
         cuts = {min(first_wrong, len(lines) - 2), *(self.rng.randrange(len(lines)) for _ in range(2))}
         branches += [
-            self._score_branch(attempt.text, cut, attempt.verdicts[cut]) for cut in sorted(cuts) if 0 <= cut < len(lines) - 1
+            self._score_branch(attempt.text, cut, attempt.verdicts[cut])
+            for cut in sorted(cuts)
+            if 0 <= cut < len(lines) - 1
         ]
         if self.rng.random() < 0.5:
             turns = [Turn("user", CHECK), Turn("assistant", check_report(attempt.verdicts), 1.0)]

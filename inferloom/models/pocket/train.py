@@ -33,9 +33,9 @@ if TYPE_CHECKING:
 ROW = 384
 """Tokens in a packed row; longer documents are not used."""
 ROWS = 20
-SAMPLE_AT = (0.3, 0.5, 0.7, 0.85)
+SAMPLE_AT = (0.4, 0.6, 0.75, 0.9)
 """The parts of the run after which the model's own attempts are drawn anew."""
-SAMPLED_ITEMS, SAMPLES_EACH, SAMPLE_TEMPERATURE = 1000, 4, 0.8
+SAMPLED_ITEMS, SAMPLES_EACH, SAMPLE_TEMPERATURE = 700, 4, 0.8
 
 
 @dataclass(frozen=True, slots=True)
@@ -44,12 +44,17 @@ class Size:
     layers: int
     steps: int
     rate: float
+    easy_part: float = 0.4
+    """The first part of the run, on easier items and mostly on solving them: what cannot be solved cannot be judged."""
+    solve_early: float = 0.85
+    solve_late: float = 0.5
+    """The shares of documents that only solve, in that part and after it."""
 
 
 SIZES = {
-    "small": Size(hidden=64, layers=3, steps=1600, rate=2e-2),
+    "small": Size(hidden=96, layers=3, steps=2800, rate=2e-2, easy_part=1.0, solve_early=0.76),
     "medium": Size(hidden=128, layers=4, steps=1600, rate=1.5e-2),
-    "large": Size(hidden=192, layers=4, steps=2200, rate=1.2e-2),
+    "large": Size(hidden=192, layers=4, steps=1500, rate=1.5e-2),
 }
 
 
@@ -215,15 +220,19 @@ def rate_at(part: float) -> float:
     return min(1.0, 0.01 + part / 0.04) * (0.02 + 0.98 * 0.5 * (1 + math.cos(math.pi * part)))
 
 
-def train(size_name: str, out: Path, seed: int, peers: list[Path], steps: int | None) -> None:
-    """Train one size and write its folder, its attempts (`attempts.pkl`) and a log line every 50 steps."""
+def train(size_name: str, out: Path, seed: int, peers: list[Path], steps: int | None, init: Path | None) -> None:
+    """Train one size, from `init`'s weights where given; write its folder, its attempts and a log line every 50 steps."""
     torch.manual_seed(seed)
     size = SIZES[size_name]
     total = steps or size.steps
     device = "cuda" if torch.cuda.is_available() else "cpu"
     tokenizer = build_tokenizer()
     model = new_model(size, tokenizer).to(device)
-    print(f"{size_name}: {sum(p.numel() for p in model.parameters()):,} parameters, {total} steps on {device}", flush=True)
+    if init is not None:
+        model.load_state_dict(LlamaForCausalLM.from_pretrained(init, dtype=torch.float32).state_dict())
+    print(
+        f"{size_name}: {sum(p.numel() for p in model.parameters()):,} parameters, {total} steps on {device}", flush=True
+    )
     curriculum = Curriculum(Random(seed))
     own: list[tuple[Item, list[Attempt]]] = []
     stream = batches(curriculum, Encoder(tokenizer), int(tokenizer.convert_tokens_to_ids(PAD)))
@@ -233,6 +242,8 @@ def train(size_name: str, out: Path, seed: int, peers: list[Path], steps: int | 
     sample_steps = {int(part * total) for part in SAMPLE_AT}
     started, running = time.time(), 0.0
     for step in range(total):
+        curriculum.easier = step < size.easy_part * total
+        curriculum.solve = size.solve_early if curriculum.easier else size.solve_late
         batch = next(stream)
         with torch.autocast(device, dtype=torch.bfloat16):
             logits = compiled(
@@ -262,7 +273,9 @@ def train(size_name: str, out: Path, seed: int, peers: list[Path], steps: int | 
             right = [a.right for _, attempts in fresh for a in attempts]
             print(f"sampled {len(right)}: {sum(right) / len(right):.1%} right", flush=True)
             own = [*fresh, *own][: 2 * SAMPLED_ITEMS]
-            curriculum.pool = own + [entry for peer in peers if peer.exists() for entry in pickle.loads(peer.read_bytes())]
+            curriculum.pool = own + [
+                entry for peer in peers if peer.exists() for entry in pickle.loads(peer.read_bytes())
+            ]
             write(model, tokenizer, out, own)
     write(model, tokenizer, out, own)
     (out / "training.json").write_text(
@@ -288,9 +301,10 @@ def main() -> None:
     parser.add_argument("--out", type=Path, required=True)
     parser.add_argument("--seed", type=int, default=1)
     parser.add_argument("--steps", type=int, help="fewer or more steps than the size's own")
+    parser.add_argument("--init", type=Path, help="a folder whose weights to go on from")
     parser.add_argument("--peer", type=Path, action="append", default=[], help="attempts.pkl of another size")
     arguments = parser.parse_args()
-    train(arguments.size, arguments.out, arguments.seed, arguments.peer, arguments.steps)
+    train(arguments.size, arguments.out, arguments.seed, arguments.peer, arguments.steps, arguments.init)
 
 
 if __name__ == "__main__":

@@ -28,9 +28,7 @@ class Story(Family):
             sentences.append(sentence)
             steps.extend(lines)
         sentences.append(f"How many {thing} now?")
-        return Item(
-            family=self.name, level=level, question=" ".join(sentences), steps=tuple(steps), answer=str(total)
-        )
+        return Item(family=self.name, level=level, question=" ".join(sentences), steps=tuple(steps), answer=str(total))
 
     @staticmethod
     def _event(rng: Random, total: int, largest: int) -> tuple[str, list[str], int]:

@@ -1,0 +1,442 @@
+"""The one client in front of every model: bank, single flight, limiter, retries, ledger, metering, budget.
+
+`Gateway` belongs to a database and a process and is shared by all runs; `RunClient` belongs to one run. Nothing reaches
+a node before it is committed. What one request becomes in the ledger:
+
+- a row per attempt, with what the server billed, its outcome, and an upper bound where the outcome is unknown;
+- the nominal cost of the request once: on the attempt's row where one attempt brought everything, else on a closing row
+  with `attempt` 0 (a request served from the bank has only that one).
+"""
+
+from __future__ import annotations
+
+import asyncio
+import hashlib
+import json
+import time
+from collections import defaultdict
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field, replace
+from weakref import WeakKeyDictionary
+
+from inferloom.core.errors import BadResponseError, BudgetExceededError, ModelError, Outcome, StorageError
+from inferloom.core.protocols import Backend, TokenSink
+from inferloom.core.types import Completion, Request, Usage
+from inferloom.models.backends import open_backend
+from inferloom.models.budget import Budget, Purse, measures
+from inferloom.models.nominal import PrefixModel, nominal_usage, request_text, upper_bound
+from inferloom.models.retry import retrying
+from inferloom.models.spec import ModelSpec
+from inferloom.store import Address, CallRow, CompletionRow, RequestRow, Store
+
+LANE = 1 << 20
+"""Draw indices apart for parallel twins, so that which one asks first does not decide which draws it gets."""
+
+
+def request_body(request: Request) -> str:
+    """The request as canonical JSON, without n: what a bank address hashes and the database stores."""
+    body: dict[str, object] = {"max_tokens": request.max_tokens, "temperature": request.temperature}
+    if request.prefix is None:
+        body["messages"] = [[message.role, message.content] for message in request.messages]
+    else:
+        body["prefix"] = request.prefix
+    if request.top_p != 1.0:
+        body["top_p"] = request.top_p
+    if request.stop:
+        body["stop"] = request.stop
+    if request.logprobs is not None:
+        body["logprobs"] = request.logprobs
+    if request.schema is not None:
+        body["schema"] = request.schema
+    return json.dumps(body, sort_keys=True, separators=(",", ":"), ensure_ascii=False)
+
+
+def request_hash(body: str) -> str:
+    """32 hex digits that stand for a request body."""
+    return hashlib.blake2b(body.encode(errors="surrogatepass"), digest_size=16).hexdigest()
+
+
+def draw_seed(address: Address, index: int) -> int:
+    """The seed of a draw: 63 bits of the hash of its bank address."""
+    text = f"{address.stream}|{address.fingerprint}|{address.request}|{index}"
+    return int.from_bytes(hashlib.blake2b(text.encode(), digest_size=8).digest(), "big") >> 1
+
+
+@dataclass(slots=True)
+class _Traffic:
+    """What is going on with one model on one event loop."""
+
+    limiter: asyncio.Semaphore
+    flights: dict[tuple[str, int], asyncio.Future[Completion]] = field(default_factory=dict)
+    """(address key, index) -> the completion being made."""
+
+
+class OpenModel:
+    """A model that is ready to be called, with its traffic per event loop."""
+
+    def __init__(self, spec: ModelSpec, backend: Backend) -> None:
+        self.spec = spec
+        self.backend = backend
+        self._fingerprint: str | None = None
+        self._traffic: WeakKeyDictionary[asyncio.AbstractEventLoop, _Traffic] = WeakKeyDictionary()
+
+    async def fingerprint(self) -> str:
+        """The backend's fingerprint, asked for once."""
+        if self._fingerprint is None:
+            self._fingerprint = await self.backend.fingerprint()
+        return self._fingerprint
+
+    @property
+    def traffic(self) -> _Traffic:
+        """The model's traffic on the running event loop."""
+        loop = asyncio.get_running_loop()
+        traffic = self._traffic.get(loop)
+        if traffic is None:
+            traffic = self._traffic[loop] = _Traffic(asyncio.Semaphore(self.spec.concurrency))
+        return traffic
+
+
+class Gateway:
+    """Every open model of a process in front of one database.
+
+    Args:
+        store: Where bank and ledger live.
+        max_billed: The most that may be billed through this gateway; completions from the bank are free.
+    """
+
+    def __init__(self, store: Store, *, max_billed: Budget | None = None) -> None:
+        self.store = store
+        self.billed = Purse(max_billed or Budget())
+        self._models: dict[str, OpenModel] = {}
+        self._stored_requests: set[tuple[str, str]] = set()
+
+    def model(self, spec: ModelSpec, *, where: str | None = None) -> OpenModel:
+        """The open model of a spec; two equal specs share one."""
+        key = spec.model_dump_json()
+        if key not in self._models:
+            self._models[key] = OpenModel(spec, open_backend(spec, where=where))
+        return self._models[key]
+
+    def new_request(self, model: str, address: Address) -> bool:
+        """Whether this process has not stored the request yet; True only once."""
+        key = (model, address.request)
+        if key in self._stored_requests:
+            return False
+        if len(self._stored_requests) > 100_000:
+            self._stored_requests.clear()
+        self._stored_requests.add(key)
+        return True
+
+    async def aclose(self) -> None:
+        """Close every backend."""
+        for model in self._models.values():
+            await model.backend.aclose()
+        self._models.clear()
+
+
+@dataclass(slots=True)
+class _Asked:
+    """One logical request of a node on its way."""
+
+    name: str
+    model: OpenModel
+    request: Request
+    address: Address
+    body: str
+    path: str
+    ordinal: int
+    indices: Sequence[int]
+    cached_share: float
+    on_token: TokenSink | None
+    charged: bool = False
+    """Whether the nominal cost stands in the ledger already."""
+
+
+class RunClient:
+    """What one run asks of its models.
+
+    Args:
+        gateway: The models and the database.
+        models: The pipeline's models by name.
+        run: The run's id.
+        stream: The name under which draws are shared.
+        budget: What the run may cost, nominally.
+        before: For each node path, the paths of the nodes that come before it (for the prefix model).
+        lanes: For each node path, how many parallel twins come before it.
+    """
+
+    def __init__(
+        self,
+        gateway: Gateway,
+        models: Mapping[str, OpenModel],
+        *,
+        run: str,
+        stream: str,
+        budget: Budget | None = None,
+        before: Mapping[str, frozenset[str]] | None = None,
+        lanes: Mapping[str, int] | None = None,
+    ) -> None:
+        self.gateway = gateway
+        self.models = models
+        self.run = run
+        self.stream = stream
+        self.purse = Purse(budget or Budget())
+        self.nominal: dict[str, Usage] = defaultdict(Usage)
+        self.billed: dict[str, Usage] = defaultdict(Usage)
+        self.bound: dict[str, Usage] = defaultdict(Usage)
+        self._before = before or {}
+        self._lanes = lanes or {}
+        self._prefixes = PrefixModel()
+        self._fingerprints: dict[str, str] = {}
+        self._drawn: dict[tuple[Address, int], int] = defaultdict(int)
+        self._ordinal = 0
+
+    async def prepare(self) -> None:
+        """Learn the fingerprints, so that `generate` allots its draws before it waits for anything.
+
+        Raises:
+            SetupError, UnknownNameError: A model cannot be opened.
+        """
+        for name, model in self.models.items():
+            self._fingerprints[name] = await model.fingerprint()
+
+    async def generate(
+        self, name: str, request: Request, *, path: str, on_token: TokenSink | None = None
+    ) -> list[Completion]:
+        """`request.n` completions of the model `name`, committed before they are returned.
+
+        Raises:
+            BudgetExceededError: The request does not fit; `received` holds the completions that did.
+            ModelError: The model failed for good.
+            StorageError: The database takes no writes: no new call is made, and what was in flight is counted.
+        """
+        asked = self._ask(name, request, path, on_token)
+        spec = asked.model.spec
+
+        def most(count: int) -> Usage:
+            return upper_bound(spec, request, count)
+
+        ticket, granted = await self.purse.reserve(most, request.n)
+        asked.indices = asked.indices[:granted]
+        spent = Usage()
+        try:
+            completions = await self._draw(asked)
+            spent = nominal_usage(spec, completions, asked.cached_share)
+            if not asked.charged:
+                self.gateway.store.submit(self._row(asked, 0, asked.indices[0], nominal=spent))
+        finally:
+            self.purse.settle(ticket, spent)
+        self.nominal[name] += spent
+        if granted < request.n:
+            limit = self.purse.fits(most(request.n - granted)) or next(iter(self.purse.limits))
+            needed = measures(self.purse.spent + most(request.n - granted))[limit]
+            raise BudgetExceededError(limit, self.purse.limits[limit], needed, received=completions, where=path)
+        return completions
+
+    def _ask(self, name: str, request: Request, path: str, on_token: TokenSink | None) -> _Asked:
+        """Give a request its bank address and its draws. No waiting in here: the order of asking decides."""
+        body = request_body(request)
+        address = Address(stream=self.stream, fingerprint=self._fingerprints[name], request=request_hash(body))
+        lane = self._lanes.get(path, 0)
+        first = lane * LANE + self._drawn[address, lane]
+        self._drawn[address, lane] += request.n
+        self._ordinal += 1
+        return _Asked(
+            name=name,
+            model=self.models[name],
+            request=request,
+            address=address,
+            body=body,
+            path=path,
+            ordinal=self._ordinal,
+            indices=range(first, first + request.n),
+            cached_share=self._prefixes.cached_share(name, path, self._before.get(path, ()), request_text(request)),
+            on_token=on_token,
+        )
+
+    async def _draw(self, asked: _Asked) -> list[Completion]:
+        """The completions of a request: from the bank, from calls in flight, and from calls of its own."""
+        store = self.gateway.store
+        found = await store.banked(asked.address, asked.indices)
+        if asked.on_token is not None:
+            for position, index in enumerate(asked.indices):
+                if index in found:
+                    asked.on_token(position, found[index].text)
+        while missing := [index for index in asked.indices if index not in found]:
+            flights = asked.model.traffic.flights
+            joined = {index: flights[key] for index in missing if (key := (asked.address.key, index)) in flights}
+            own = [index for index in missing if index not in joined]
+            if own:
+                found |= await self._fly(asked, own)
+            if joined:
+                await asyncio.wait(joined.values())
+                # A flight that failed may have left some of its completions in the bank.
+                found |= await store.banked(asked.address, list(joined))
+        return [found[index] for index in asked.indices]
+
+    async def _fly(self, asked: _Asked, indices: Sequence[int]) -> dict[int, Completion]:
+        """Make completions by calls of our own, which identical requests meanwhile join."""
+        flights = asked.model.traffic.flights
+        loop = asyncio.get_running_loop()
+        own = {index: loop.create_future() for index in indices}
+        flights.update({(asked.address.key, index): flight for index, flight in own.items()})
+        try:
+            if asked.model.backend.capabilities.n or len(indices) == 1:
+                made = await self._call(asked, indices)
+            else:
+                calls = (self._call(asked, [index]) for index in indices)
+                made = {}
+                for part in await asyncio.gather(*calls, return_exceptions=True):
+                    if isinstance(part, BaseException):
+                        raise part
+                    made |= part
+            for index, completion in made.items():
+                own[index].set_result(completion)
+            return made
+        finally:
+            for index, flight in own.items():
+                flights.pop((asked.address.key, index), None)
+                if not flight.done():
+                    flight.cancel()
+
+    async def _call(self, asked: _Asked, indices: Sequence[int]) -> dict[int, Completion]:
+        """Call until every index is there; a reply with fewer choices than asked is followed by a call for the rest."""
+        made: dict[int, Completion] = {}
+        attempt = 0
+        while wanted := [index for index in indices if index not in made]:
+            async for trial in retrying(asked.model.spec.retries):
+                with trial:
+                    attempt += 1
+                    made |= await self._attempt(asked, wanted, attempt)
+        return made
+
+    async def _attempt(self, asked: _Asked, indices: Sequence[int], attempt: int) -> dict[int, Completion]:
+        """One call: reserved, made, committed."""
+        spec, gateway = asked.model.spec, self.gateway
+
+        def most(count: int) -> Usage:
+            return upper_bound(spec, asked.request, count)
+
+        bound = most(len(indices))
+        async with asked.model.traffic.limiter:
+            gateway.store.raise_if_failed()
+            ticket, granted = await gateway.billed.reserve(most, len(indices))
+            spent = Usage()
+            started = time.time()
+            try:
+                if granted < len(indices):
+                    limit = gateway.billed.fits(bound) or "calls"
+                    allowed, needed = gateway.billed.limits[limit], measures(bound)[limit]
+                    raise BudgetExceededError(f"max_billed {limit}", allowed, needed, where=asked.path)
+                seeds = [draw_seed(asked.address, index) for index in indices]
+                sink = _positions(asked, indices)
+                completions = await asked.model.backend.generate(replace(asked.request, n=len(indices)), seeds, sink)
+                spent = _billed(spec, completions, time.time() - started)
+                return await self._commit(asked, attempt, indices, completions, spent, started)
+            except (ModelError, asyncio.CancelledError) as error:
+                outcome: Outcome = error.outcome if isinstance(error, ModelError) else "unknown"
+                spent = bound if outcome == "unknown" else Usage()
+                self.bound[asked.name] += spent
+                reason = str(error) or "cancelled"
+                row = self._row(asked, attempt, indices[0], bound=spent, outcome=outcome, error=reason, started=started)
+                gateway.store.submit(row)
+                raise
+            finally:
+                gateway.billed.settle(ticket, spent)
+
+    async def _commit(
+        self,
+        asked: _Asked,
+        attempt: int,
+        indices: Sequence[int],
+        completions: Sequence[Completion],
+        billed: Usage,
+        started: float,
+    ) -> dict[int, Completion]:
+        """Write what came before anybody sees it."""
+        if not completions:
+            raise BadResponseError("the model sent no completion", where=asked.model.spec.model)
+        prompt = max(completion.prompt_tokens for completion in completions)
+        made = {
+            index: replace(completion, prompt_tokens=prompt, id=asked.address.completion_id(index))
+            for index, completion in zip(indices, completions, strict=False)
+        }
+        nominal = Usage()
+        if len(made) == len(asked.indices):
+            nominal = nominal_usage(asked.model.spec, list(made.values()), asked.cached_share)
+            asked.charged = True
+        row = self._row(asked, attempt, indices[0], nominal=nominal, billed=billed, received=len(made), started=started)
+        now = row.ended
+        rows = [
+            CompletionRow(address=asked.address, index=index, completion=completion, created=now)
+            for index, completion in made.items()
+        ]
+        try:
+            if self.gateway.new_request(asked.name, asked.address):
+                request = RequestRow(hash=asked.address.request, model=asked.name, body=asked.body)
+                await self.gateway.store.write(request, *rows, row)
+            else:
+                await self.gateway.store.write(*rows, row)
+        except StorageError as error:
+            lost = f"{len(made)} completions in flight ({billed.tokens} tokens) were billed but could not be recorded"
+            raise StorageError(f"{error.message}; {lost}", where=error.where) from error
+        self.billed[asked.name] += billed
+        return made
+
+    def _row(
+        self,
+        asked: _Asked,
+        attempt: int,
+        first: int,
+        *,
+        nominal: Usage | None = None,
+        billed: Usage | None = None,
+        bound: Usage | None = None,
+        received: int = 0,
+        outcome: Outcome = "ok",
+        error: str | None = None,
+        started: float | None = None,
+    ) -> CallRow:
+        """A ledger row for the attempt that asked for the draw `first` and those after it."""
+        now = time.time()
+        return CallRow(
+            id=f"{self.run}:{asked.ordinal}:{first}:{attempt}",
+            run=self.run,
+            step=asked.path,
+            ordinal=asked.ordinal,
+            attempt=attempt,
+            model=asked.name,
+            fingerprint=asked.address.fingerprint,
+            request=asked.address.request,
+            completions=received,
+            nominal=nominal or _NOTHING,
+            billed=billed or _NOTHING,
+            bound=bound or _NOTHING,
+            outcome=outcome,
+            error=error,
+            started=started or now,
+            ended=now,
+        )
+
+
+_NOTHING = Usage()
+
+
+def _billed(spec: ModelSpec, completions: Sequence[Completion], seconds: float) -> Usage:
+    """What one call cost, as the server reports it: prompts stand on the first completion only."""
+    usage = Usage(
+        calls=1,
+        prompt_tokens=sum(completion.prompt_tokens for completion in completions),
+        cached_tokens=sum(completion.cached_tokens for completion in completions),
+        completion_tokens=sum(completion.completion_tokens for completion in completions),
+    )
+    return replace(usage, usd=spec.usd(usage), seconds=seconds)
+
+
+def _positions(asked: _Asked, indices: Sequence[int]) -> TokenSink | None:
+    """The caller's token sink, told positions in its own request instead of positions in this call."""
+    sink = asked.on_token
+    if sink is None:
+        return None
+    first = asked.indices[0]
+    return lambda position, text: sink(indices[position] - first, text)

@@ -1,0 +1,99 @@
+"""The nominal cost of a request: what it costs in production, whatever the bank, retries and the weather did today.
+
+Each logical request is charged once: its prompt once, every completion it hands over. Cached tokens come from a stated
+model of a prefix cache that holds the prompts of the run: a prompt's longest prefix, in blocks of 64 characters, that
+an earlier request of the same node or of a node before it has sent to the same model. Seconds come from per-model rates.
+"""
+
+from __future__ import annotations
+
+import hashlib
+from collections import defaultdict
+from collections.abc import Iterable, Sequence
+
+from inferloom.core.types import Completion, Request, Usage
+from inferloom.models.spec import ModelSpec
+
+BLOCK = 64
+"""Characters in a block of the prefix model."""
+_TURN_TOKENS = 8
+"""The most tokens that a chat template puts around one turn."""
+
+
+def request_text(request: Request) -> str:
+    """The prompt as one text, for prefix comparison and size bounds."""
+    if request.prefix is not None:
+        return request.prefix
+    return "".join(f"\x01{message.role}\x02{message.content}" for message in request.messages)
+
+
+class PrefixModel:
+    """Which prompts a run has sent, by model and node."""
+
+    def __init__(self) -> None:
+        self._sent: dict[tuple[str, str], set[bytes]] = defaultdict(set)
+
+    def cached_share(self, model: str, path: str, before: Iterable[str], text: str) -> float:
+        """Record a prompt of the node at `path`; the share of it (0 to 1) that nodes `before` or it itself had sent."""
+        blocks = _chain(text)
+        if not blocks:
+            return 0.0
+        own = self._sent[model, path]
+        seen = [own, *(self._sent[model, other] for other in before if (model, other) in self._sent)]
+        hit = 0
+        for block in blocks:
+            if not any(block in blocks_sent for blocks_sent in seen):
+                break
+            hit += 1
+        own.update(blocks)
+        return hit * BLOCK / len(text)
+
+
+def _chain(text: str) -> list[bytes]:
+    """A hash for every whole block, each over the text up to its end."""
+    if len(text) < BLOCK:
+        return []
+    running = hashlib.blake2b(digest_size=8)
+    chain: list[bytes] = []
+    for start in range(0, len(text) - BLOCK + 1, BLOCK):
+        running.update(text[start : start + BLOCK].encode(errors="surrogatepass"))
+        chain.append(running.digest())
+    return chain
+
+
+def priced(spec: ModelSpec, usage: Usage) -> Usage:
+    """The usage with its money by the price table and its seconds by the rates."""
+    return Usage(
+        calls=usage.calls,
+        prompt_tokens=usage.prompt_tokens,
+        cached_tokens=usage.cached_tokens,
+        completion_tokens=usage.completion_tokens,
+        usd=spec.usd(usage),
+        seconds=spec.seconds(usage),
+    )
+
+
+def nominal_usage(spec: ModelSpec, completions: Sequence[Completion], cached_share: float) -> Usage:
+    """What a request with these completions costs in production."""
+    if not completions:
+        return Usage()
+    prompt = max(completion.prompt_tokens for completion in completions)
+    return priced(
+        spec,
+        Usage(
+            calls=len(completions),
+            prompt_tokens=prompt,
+            cached_tokens=int(prompt * cached_share),
+            completion_tokens=sum(completion.completion_tokens for completion in completions),
+        ),
+    )
+
+
+def upper_bound(spec: ModelSpec, request: Request, count: int) -> Usage:
+    """The most that `count` completions of a request can cost.
+
+    A byte is at most one token in every byte-level tokenizer, so the prompt's bytes bound its tokens.
+    """
+    turns = max(1, len(request.messages))
+    prompt = len(request_text(request).encode(errors="replace")) + _TURN_TOKENS * (turns + 1)
+    return priced(spec, Usage(calls=count, prompt_tokens=prompt, completion_tokens=count * request.max_tokens))
