@@ -1,0 +1,351 @@
+"""From a checked pipeline to one LangGraph graph.
+
+LangGraph decides what runs when. What a node reads, we gather ourselves: the outputs of its predecessors in declared edge
+order, never in order of arrival. The state is JSON-plain throughout. Whatever can be worked out beforehand is worked out
+here, since a node's own cost matters when completions come from the bank.
+
+In a graph with conditional edges every node notes in its output which edges it took and how often (`fired`), and from
+which it has read (`consumed`); a node reads the edges that fired since, which makes loops work. Nodes with several edges
+in wait until nothing else is running, and until no waiting node stands before them.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Awaitable, Callable, Mapping, Sequence
+from typing import TYPE_CHECKING, Annotated, Any, NotRequired, Protocol, TypeAlias, TypedDict
+
+from inferloom.core.errors import SetupError
+from inferloom.core.types import Candidate, CandidateJson, Message, NodeOutput, NodeState, Usage
+from inferloom.pipelines.graph import Edge
+from inferloom.pipelines.spec import PipelineSpec, StepSpec
+
+if TYPE_CHECKING:
+    from langchain_core.runnables import RunnableConfig
+    from langgraph.graph.state import CompiledStateGraph
+
+
+class MessageJson(TypedDict):
+    """A turn of the conversation."""
+
+    role: str
+    content: str
+
+
+class Record(TypedDict):
+    """What a node handed on: its part of the state."""
+
+    candidates: list[CandidateJson]
+    notes: list[str]
+    examples: list[list[str]]
+    count: int
+    """How often the node has run."""
+    fired: NotRequired[dict[str, int]]
+    """How often each edge out was taken, by target; only in graphs with conditions."""
+    consumed: NotRequired[dict[str, int]]
+    """The count of each edge in when the node last read it, by source."""
+    next: NotRequired[list[str]]
+    """Where the run goes on from here."""
+
+
+def merge_outputs(left: dict[str, Record], right: dict[str, Record]) -> dict[str, Record]:
+    """Outputs of different nodes side by side; a node's newer output replaces its older one."""
+    return {**left, **right}
+
+
+def first_reason(left: str | None, right: str | None) -> str | None:
+    """The first reason to stop that was given stays."""
+    return left if left is not None else right
+
+
+class State(TypedDict):
+    """The state of a run. Give `question` and, where there are any, `messages`, `notes`, `examples`."""
+
+    question: str
+    messages: NotRequired[list[MessageJson]]
+    notes: NotRequired[list[str]]
+    examples: NotRequired[list[list[str]]]
+    outputs: NotRequired[Annotated[dict[str, Record], merge_outputs]]
+    answer: NotRequired[str | None]
+    stopped: NotRequired[Annotated[str | None, first_reason]]
+
+
+Config: TypeAlias = "RunnableConfig"
+CompiledGraph: TypeAlias = "CompiledStateGraph[State, None, State, State]"
+
+
+class Execute(Protocol):
+    """Runs one node: supplied by the runner, which finds the run's context through LangGraph's config."""
+
+    def __call__(self, step: StepSpec, state: NodeState, config: RunnableConfig) -> Awaitable[NodeOutput]: ...
+
+
+Spent: TypeAlias = "Callable[[RunnableConfig], Usage]"
+"""What the run of a config has spent so far (nominal)."""
+
+STATE_KEYS = frozenset(State.__annotations__)
+
+
+def compile_graph(
+    spec: PipelineSpec, execute: Execute, spent: Spent | None = None, checkpointer: object | None = None
+) -> CompiledGraph:
+    """One LangGraph graph for a pipeline.
+
+    Args:
+        spec: The checked pipeline.
+        execute: Runs a node; its result is read for candidates, notes, examples and `stopped`.
+        spent: Tells what a run has spent; needed by conditions on `calls` and `tokens`.
+        checkpointer: A LangGraph checkpointer, if the caller keeps threads.
+
+    Raises:
+        SetupError: A condition looks at `calls` or `tokens` and `spent` is missing.
+    """
+    from langgraph.graph import END, START, StateGraph
+
+    graph = spec.graph
+    if spent is None and any(edge.when is not None and edge.when.needs_usage for edge in graph.edges):
+        raise SetupError("a condition on `calls` or `tokens` needs `compile_graph(..., spent=...)`")
+    builder = StateGraph(State)
+    for step in spec.steps:
+        sources = [edge.source for edge in graph.into(step.path)]
+        node: Any  # LangGraph's node types do not describe plain async functions with a config.
+        if graph.conditional:
+            node = _branching_node(spec, step, execute, spent)
+        else:
+            node = _plain_node(spec, step, sources, execute)
+        builder.add_node(graph_name(step.path), node, defer=graph.conditional and len(sources) > 1)
+    for path in graph.starts:
+        builder.add_edge(START, graph_name(path))
+    if graph.conditional:
+        for step in spec.steps:
+            targets = [edge.target for edge in graph.out_of(step.path)]
+            ways = {path: graph_name(path) for path in dict.fromkeys([*targets, step.path])}
+            builder.add_conditional_edges(graph_name(step.path), _router(step.path), {**ways, END: END})
+    else:
+        for step in spec.steps:
+            sources = [graph_name(edge.source) for edge in graph.into(step.path)]
+            if sources:
+                builder.add_edge(sources if len(sources) > 1 else sources[0], graph_name(step.path))
+        builder.add_edge(graph_name(graph.end), END)
+    compiled: Any = builder.compile(checkpointer=checkpointer, name=spec.name)  # type: ignore[arg-type] # passed through
+    return compiled.with_config(recursion_limit=recursion_limit(spec))  # type: ignore[no-any-return]
+
+
+def graph_name(path: str) -> str:
+    """A node's name inside LangGraph, where names of state keys are taken."""
+    return f"{path}/" if path in STATE_KEYS else path
+
+
+def recursion_limit(spec: PipelineSpec) -> int:
+    """More supersteps than a run can take, loops and waiting included."""
+    executions = sum(spec.graph.executions(path) for path in spec.graph.paths)
+    return 10 + executions * (2 + len(spec.steps) if spec.graph.conditional else 1)
+
+
+def ancestors(spec: PipelineSpec) -> dict[str, frozenset[str]]:
+    """For each node, by path, the others from which it can be reached."""
+    return spec.graph.ancestors
+
+
+def lanes(spec: PipelineSpec) -> dict[str, int]:
+    """For each node the number of its twins before it in declared order.
+
+    Twins can run beside one another (neither leads to the other), are of one type and share a model: they might ask the
+    same thing at the same time, and the lane keeps their draws apart without looking at the clock.
+    """
+    before = spec.graph.ancestors
+    result: dict[str, int] = {}
+    for position, step in enumerate(spec.steps):
+        models = set(step.node.model_names)
+        result[step.path] = sum(
+            type(other.node) is type(step.node)
+            and not models.isdisjoint(other.node.model_names)
+            and other.path not in before[step.path]
+            and step.path not in before[other.path]
+            for other in spec.steps[:position]
+        )
+    return result
+
+
+# Nodes
+
+_NodeFunction: TypeAlias = "Callable[[State, RunnableConfig], Awaitable[dict[str, Any]]]"
+
+
+def _plain_node(spec: PipelineSpec, step: StepSpec, sources: Sequence[str], execute: Execute) -> _NodeFunction:
+    """A node of a graph without conditions: it runs once, when all its sources have."""
+    path, final = step.path, step.path == spec.graph.end
+    whole_text = spec.answer == "text"
+
+    async def run(state: State, config: RunnableConfig) -> dict[str, Any]:
+        outputs = state.get("outputs") or {}
+        incoming = _joined([outputs[source] for source in sources]) if sources else _initial(state)
+        record, stopped = await _execute(step, state, incoming, execute, config)
+        record["count"] = 1
+        return _update(path, record, stopped, final, whole_text)
+
+    return run
+
+
+def _branching_node(spec: PipelineSpec, step: StepSpec, execute: Execute, spent: Spent | None) -> _NodeFunction:
+    """A node of a graph with conditions: it reads the edges that fired since it last ran, and chooses where to go on."""
+    path, final = step.path, step.path == spec.graph.end
+    whole_text = spec.answer == "text"
+    graph = spec.graph
+    into = [edge.source for edge in graph.into(path)]
+    choose = _chooser(graph.out_of(path), spent)
+    # The deferred nodes that this one must not overtake.
+    waiting_before = [
+        (other, [edge.source for edge in graph.into(other)])
+        for other in graph.order
+        if len(into) > 1
+        and len(graph.into(other)) > 1
+        and other in graph.ancestors[path]
+        and (path not in graph.ancestors[other] or graph.order.index(other) < graph.order.index(path))
+    ]
+
+    async def run(state: State, config: RunnableConfig) -> dict[str, Any]:
+        outputs = state.get("outputs") or {}
+        mine = outputs.get(path)
+        if any(_fresh(outputs, other, sources) for other, sources in waiting_before):
+            held: Record = {**(mine or _blank()), "next": [path]}
+            return {"outputs": {path: held}}
+        fresh = _fresh(outputs, path, into)
+        incoming = _joined([outputs[source] for source in fresh]) if fresh else _initial(state)
+        record, stopped = await _execute(step, state, incoming, execute, config)
+        record["count"] = (mine["count"] if mine else 0) + 1
+        taken = mine.get("consumed", {}) if mine else {}
+        record["consumed"] = {**taken, **{source: outputs[source].get("fired", {})[path] for source in fresh}}
+        fired = dict(mine.get("fired", {})) if mine else {}
+        targets = choose(record, fired, bool(stopped or state.get("stopped")), config)
+        for target in targets:
+            fired[target] = fired.get(target, 0) + 1
+        record["fired"] = fired
+        record["next"] = targets
+        return _update(path, record, stopped, final and not targets, whole_text)
+
+    return run
+
+
+def _chooser(
+    edges: Sequence[Edge], spent: Spent | None
+) -> Callable[[Record, Mapping[str, int], bool, RunnableConfig], list[str]]:
+    """Decides which edges out are taken: the conditional ones that hold, else the plain ones."""
+    plain = [edge.target for edge in edges if not edge.conditional]
+    conditional = [edge for edge in edges if edge.conditional]
+
+    def choose(record: Record, fired: Mapping[str, int], stopping: bool, config: RunnableConfig) -> list[str]:
+        if stopping or not conditional:
+            return plain
+        answers = [candidate["answer"] for candidate in record["candidates"]]
+        scores = [candidate["scores"] for candidate in record["candidates"]]
+        targets = []
+        for edge in conditional:
+            if edge.at_most is not None and fired.get(edge.target, 0) >= edge.at_most:
+                continue
+            usage = spent(config) if spent is not None and edge.when is not None and edge.when.needs_usage else None
+            if edge.when is None or edge.when.holds(answers, scores, usage):
+                targets.append(edge.target)
+        return targets or plain
+
+    return choose
+
+
+def _router(path: str) -> Callable[[State], list[str] | str]:
+    from langgraph.graph import END
+
+    def route(state: State) -> list[str] | str:
+        return state["outputs"][path].get("next") or END
+
+    return route
+
+
+def _fresh(outputs: Mapping[str, Record], path: str, sources: Sequence[str]) -> list[str]:
+    """The sources whose edge to a node fired since the node last read it, in declared order."""
+    mine = outputs.get(path)
+    consumed = mine.get("consumed", {}) if mine else {}
+    return [
+        source
+        for source in sources
+        if source in outputs and outputs[source].get("fired", {}).get(path, 0) > consumed.get(source, 0)
+    ]
+
+
+async def _execute(
+    step: StepSpec, state: State, incoming: Record, execute: Execute, config: RunnableConfig
+) -> tuple[Record, str | None]:
+    """Run a node on what comes in; a run that was stopped passes it on untouched."""
+    if state.get("stopped") is not None:
+        return incoming, None
+    node_state = NodeState(
+        question=state["question"],
+        messages=tuple(
+            Message(turn["role"], turn["content"])  # type: ignore[arg-type] # roles are checked where they come in
+            for turn in state.get("messages") or ()
+        ),
+        candidates=tuple([Candidate.from_json(candidate) for candidate in incoming["candidates"]]),
+        notes=tuple(incoming["notes"]),
+        examples=tuple([(question, answer) for question, answer in incoming["examples"]]),
+    )
+    output = await execute(step, node_state, config)
+    if output.candidates is not None:
+        incoming["candidates"] = [candidate.to_json() for candidate in output.candidates]
+    if output.notes is not None:
+        incoming["notes"] = list(output.notes)
+    if output.examples is not None:
+        incoming["examples"] = [[question, answer] for question, answer in output.examples]
+    return incoming, output.stopped
+
+
+def _update(path: str, record: Record, stopped: str | None, final: bool, whole_text: bool) -> dict[str, Any]:
+    update: dict[str, Any] = {"outputs": {path: record}}
+    if stopped is not None:
+        update["stopped"] = stopped
+    if final:
+        candidates = record["candidates"]
+        update["answer"] = candidates[0]["text" if whole_text else "answer"] if candidates else None
+    return update
+
+
+def _blank() -> Record:
+    return {"candidates": [], "notes": [], "examples": [], "count": 0}
+
+
+def _initial(state: State) -> Record:
+    """What a node at the start reads. A new record each time: the node fills it in."""
+    return {
+        "candidates": [],
+        "notes": list(state.get("notes") or ()),
+        "examples": list(state.get("examples") or ()),
+        "count": 0,
+    }
+
+
+def _joined(records: Sequence[Record]) -> Record:
+    """What several nodes handed on, in their order. A candidate that came by two ways has what either way added."""
+    if len(records) == 1:
+        only = records[0]
+        return {"candidates": only["candidates"], "notes": only["notes"], "examples": only["examples"], "count": 0}
+    candidates: dict[str, CandidateJson] = {}
+    for record in records:
+        for candidate in record["candidates"]:
+            twin = candidates.get(candidate["id"])
+            candidates[candidate["id"]] = candidate if twin is None else _merged(twin, candidate)
+    notes = dict.fromkeys(note for record in records for note in record["notes"])
+    examples = {tuple(example): example for record in records for example in record["examples"]}
+    return {
+        "candidates": list(candidates.values()),
+        "notes": list(notes),
+        "examples": list(examples.values()),
+        "count": 0,
+    }
+
+
+def _merged(left: CandidateJson, right: CandidateJson) -> CandidateJson:
+    if left == right:
+        return left
+    return {
+        **left,
+        "scores": {**right["scores"], **left["scores"]},
+        "critiques": list(dict.fromkeys([*left["critiques"], *right["critiques"]])),
+        "tests": left["tests"] or right["tests"],
+    }

@@ -1,0 +1,457 @@
+"""What a pipeline document says, checked: models, nodes with their parameters, edges, budget.
+
+    name: vote of four                     # or, with branches, loops and conditions:
+    models: {small: pocket:small}          #   nodes:
+    steps:                                 #     draw: {sample: {model: small, n: 4}}
+      - sample: {model: small, n: 4}       #     pick: vote
+      - vote                               #   edges: [[draw, pick]]
+
+A step is `name`, `{name: {parameter: value}}`, or `{name: value}` for the node's first parameter. In `steps`,
+`{parallel: [[...], [...]]}` (or a bare list of branches) runs branches beside one another; the next step joins them.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Mapping
+from dataclasses import dataclass
+from functools import cached_property
+from pathlib import Path
+from typing import Literal
+
+from inferloom.core.errors import SpecError, UnknownNameError, UserError, nearest
+from inferloom.core.types import Json
+from inferloom.models.budget import Budget
+from inferloom.models.spec import ModelSpec
+from inferloom.nodes.base import NODES, Node
+from inferloom.pipelines.document import Document, Place, content_hash, dump, load_document
+from inferloom.pipelines.graph import MAX_AT_MOST, Condition, Edge, Graph, parse_condition
+from inferloom.pipelines.params import parse_params
+
+KEYS = ("name", "description", "models", "prompts", "budget", "answer", "steps", "nodes", "edges")
+PARALLEL = "parallel"
+MAX_NODES = 500
+
+_NAME = re.compile(r"[A-Za-z0-9_][A-Za-z0-9_.-]{0,79}")
+_ID = re.compile(r"[A-Za-z_][A-Za-z0-9_-]{0,79}")
+
+
+@dataclass(frozen=True, slots=True)
+class StepSpec:
+    """One node of a pipeline. `path` is `steps/1` (or `steps/1/0/2` within branches), or the id under `nodes:`."""
+
+    path: str
+    node: Node
+    raw: Json
+    """The step in its normal form: `name`, or `{name: {parameter: value}}` with the parameters that were written."""
+    place: Place
+
+    @property
+    def label(self) -> str:
+        """`path (node)` for messages, or the path alone where it says it all."""
+        return self.path if self.path == self.node.name else f"{self.path} ({self.node.name})"
+
+
+class PipelineSpec:
+    """A checked pipeline. Made by `load`, `parse` or `from_data`; never changed.
+
+    Attributes:
+        document: Where it came from, for the places of errors.
+        name: Its name; the file's stem, or `pipeline`, where the document has none.
+        models: Model specs by name.
+        prompts: The prompt pack's name, or the path of a pack's file.
+        budget: Limits on what one run may cost, nominal.
+        answer: `marked`: the answer is extracted from the text; `text`: the whole text is the answer.
+        steps: The nodes in declared order.
+        graph: Their edges, with order, start and end.
+    """
+
+    def __init__(self, document: Document) -> None:
+        reader = _Reader(document)
+        self.document = document
+        self.name: str = reader.text("name") or (document.path.stem if document.path else "pipeline")
+        self.description: str = reader.text("description") or ""
+        self.models: dict[str, ModelSpec] = reader.models()
+        self.prompts: str = reader.prompts(self.models)
+        self.budget: Budget = reader.budget()
+        self.answer: Literal["marked", "text"] = reader.answer()
+        self.steps: tuple[StepSpec, ...]
+        self.steps, edges = reader.wiring(self.models)
+        self.graph = Graph(
+            [step.path for step in self.steps], edges, document.error, {step.path: step.place for step in self.steps}
+        )
+        self._data = reader.normal
+        self._by_path = {step.path: step for step in self.steps}
+        from inferloom.pipelines.rules import check_rules
+
+        check_rules(self)
+
+    @classmethod
+    def load(cls, source: str | Path) -> PipelineSpec:
+        """The pipeline of a file or a preset, by path or name.
+
+        Raises:
+            SpecError: No such file or preset, or the document is wrong; one sentence with file, line and field.
+        """
+        from inferloom.pipelines.presets import resolve
+
+        return cls(load_document(resolve(source), name=str(source)))
+
+    @classmethod
+    def parse(cls, text: str, name: str | None = None) -> PipelineSpec:
+        """The pipeline that a YAML text says; `name` stands for the file in errors.
+
+        Raises:
+            SpecError: The document is wrong.
+        """
+        return cls(load_document(text, name=name))
+
+    @classmethod
+    def from_data(cls, data: Json, name: str = "pipeline") -> PipelineSpec:
+        """The pipeline of plain data, such as a point of a search space; `name` stands for the file in errors.
+
+        Raises:
+            SpecError: The data do not make a pipeline.
+        """
+        return cls(Document.from_data(data, name))
+
+    def step(self, path: str) -> StepSpec:
+        """The node at a path."""
+        return self._by_path[path]
+
+    def to_data(self) -> dict[str, Json]:
+        """The document as plain data, in normal form: `from_data(spec.to_data()).to_data()` is the same."""
+        return dict(self._data)
+
+    def to_yaml(self) -> str:
+        """The document as canonical YAML."""
+        return dump(self.to_data())
+
+    @cached_property
+    def hash(self) -> str:
+        """32 hex digits for the content. The order of `nodes` counts (it decides draws); that of other keys does not."""
+        data = self.to_data()
+        nodes = data.get("nodes")
+        if isinstance(nodes, dict):
+            data["nodes"] = [[key, step] for key, step in nodes.items()]
+        return content_hash(data)
+
+
+class _Reader:
+    """Takes a document apart, key by key, and keeps its normal form."""
+
+    def __init__(self, document: Document) -> None:
+        if not isinstance(document.data, dict):
+            raise document.error(
+                (), f"a pipeline must be a mapping with `models` and `steps`, not {_kind(document.data)}"
+            )
+        self.document = document
+        self.data: dict[str, Json] = document.data
+        for key in self.data:
+            if key not in KEYS:
+                near = nearest(key, KEYS)
+                known = "" if near else f"; a pipeline has {', '.join(KEYS)}"
+                raise document.error((key,), f"unknown key `{key}`{known}", near)
+        # Keys in one order, so that the normal form of a document is one text.
+        self.normal: dict[str, Json] = {key: self.data[key] for key in KEYS if key in self.data}
+
+    def text(self, key: str) -> str | None:
+        value = self.data.get(key)
+        if key in self.data and not (isinstance(value, str) and value.strip()):
+            raise self.document.error((key,), f"`{key}` must be text, not {_shown(value)}")
+        return value if isinstance(value, str) else None
+
+    def models(self) -> dict[str, ModelSpec]:
+        value = self.data.get("models")
+        if "models" not in self.data:
+            raise self.document.error(
+                (), "`models` is missing; name at least one, such as `models: {small: pocket:small}`"
+            )
+        if not isinstance(value, dict) or not value:
+            raise self.document.error(
+                ("models",), f"`models` must map names to models, such as `small: pocket:small`, not {_shown(value)}"
+            )
+        specs: dict[str, ModelSpec] = {}
+        normal: dict[str, Json] = {}
+        for name, raw in value.items():
+            place = ("models", name)
+            if not _NAME.fullmatch(name):
+                raise self.document.error(place, f"`{name}` cannot name a model; use letters, digits, `_`, `-` and `.`")
+            where = f"{self.document.where(place)}: models.{name}"
+            try:
+                specs[name] = ModelSpec.parse(raw, where=where)
+            except UnknownNameError as error:
+                raise SpecError(error.message, where=where, suggestion=error.suggestion) from None
+            normal[name] = raw["model"] if isinstance(raw, dict) and set(raw) == {"model"} else raw
+        self.normal["models"] = normal
+        return specs
+
+    def prompts(self, models: Mapping[str, ModelSpec]) -> str:
+        written = self.text("prompts")
+        if written is None:
+            return "pocket" if all(spec.scheme == "pocket" for spec in models.values()) else "general"
+        folder = self.document.path.parent if self.document.path else None
+        if folder and written.endswith((".yaml", ".yml")) and not Path(written).is_absolute():
+            # As the document means it: beside the file, wherever the process runs.
+            return str(folder / written)
+        return written
+
+    def budget(self) -> Budget:
+        value = self.data.get("budget", {})
+        known = ("calls", "tokens", "usd", "seconds")
+        if not isinstance(value, dict):
+            raise self.document.error(
+                ("budget",), f"`budget` must be a mapping of {', '.join(known)}, not {_shown(value)}"
+            )
+        for name, limit in value.items():
+            place = ("budget", name)
+            if name not in known:
+                near = nearest(name, known)
+                rest = "" if near else f"; must be one of {', '.join(known)}"
+                raise self.document.error(place, f"unknown limit `{name}`{rest}", near)
+            if isinstance(limit, bool) or not isinstance(limit, int | float) or limit <= 0:
+                raise self.document.error(place, f"the limit `{name}` must be a number above 0, not {_shown(limit)}")
+        return Budget(**value)  # type: ignore[arg-type] # keys and values are checked above
+
+    def answer(self) -> Literal["marked", "text"]:
+        value = self.data.get("answer", "marked")
+        if value == "marked":
+            return "marked"
+        if value == "text":
+            return "text"
+        raise self.document.error(("answer",), f"`answer` must be `marked` or `text`, not {_shown(value)}")
+
+    def wiring(self, models: Mapping[str, ModelSpec]) -> tuple[tuple[StepSpec, ...], list[Edge]]:
+        if "steps" in self.data and ("nodes" in self.data or "edges" in self.data):
+            other = "nodes" if "nodes" in self.data else "edges"
+            raise self.document.error(
+                (other,), f"a pipeline has either `steps` or `nodes` and `edges`, not `{other}` beside `steps`"
+            )
+        if "steps" in self.data:
+            wiring = _Steps(self.document, models)
+            self.normal["steps"] = wiring.read(self.data["steps"])
+            return tuple(wiring.steps), wiring.edges
+        if "nodes" not in self.data:
+            raise self.document.error((), "`steps` is missing (or `nodes` with `edges`)")
+        steps = self._nodes(models)
+        return tuple(steps), self._edges({step.path for step in steps})
+
+    def _nodes(self, models: Mapping[str, ModelSpec]) -> list[StepSpec]:
+        value = self.data["nodes"]
+        if not isinstance(value, dict) or not value:
+            raise self.document.error(("nodes",), f"`nodes` must map ids to steps, not {_shown(value)}")
+        steps = []
+        for identity, raw in value.items():
+            place: Place = ("nodes", identity)
+            if not _ID.fullmatch(identity):
+                raise self.document.error(
+                    place, f"`{identity}` cannot be a node's id; use letters, digits, `_` and `-`"
+                )
+            steps.append(read_step(self.document, raw, identity, place, models))
+        if len(steps) > MAX_NODES:
+            raise self.document.error(("nodes",), f"{len(steps)} nodes are too many; at most {MAX_NODES}")
+        self.normal["nodes"] = {step.path: step.raw for step in steps}
+        return steps
+
+    def _edges(self, ids: set[str]) -> list[Edge]:
+        value = self.data.get("edges", [])
+        if not isinstance(value, list):
+            raise self.document.error(("edges",), f"`edges` must be a list, not {_shown(value)}")
+        edges: list[Edge] = []
+        normal: list[Json] = []
+        for position, raw in enumerate(value):
+            place: Place = ("edges", position)
+            if isinstance(raw, list):
+                if len(raw) < 2:
+                    raise self.document.error(place, "a chain must have at least two node ids, as in `[a, b]`")
+                names = [self._id(name, ids, (*place, index)) for index, name in enumerate(raw)]
+                edges += [
+                    Edge(source, target, place=(*place, index + 1))
+                    for index, (source, target) in enumerate(zip(names, names[1:], strict=False))
+                ]
+                normal.append(raw)
+            elif isinstance(raw, dict):
+                edge, written = self._edge(raw, ids, place)
+                edges.append(edge)
+                normal.append(written)
+            else:
+                raise self.document.error(
+                    place, f"an edge must be `[a, b]` or `{{from: a, to: b, when: ...}}`, not {_shown(raw)}"
+                )
+        if "edges" in self.data:
+            self.normal["edges"] = normal
+        return edges
+
+    def _edge(self, raw: dict[str, Json], ids: set[str], place: Place) -> tuple[Edge, dict[str, Json]]:
+        known = ("from", "to", "when", "at_most")
+        for key in raw:
+            if key not in known:
+                near = nearest(key, known)
+                rest = "" if near else f"; an edge has {', '.join(known)}"
+                raise self.document.error((*place, key), f"unknown key `{key}`{rest}", near)
+        for key in ("from", "to"):
+            if key not in raw:
+                raise self.document.error(place, f"the edge has no `{key}`")
+        when = self._condition(raw["when"], (*place, "when")) if "when" in raw else None
+        at_most = raw.get("at_most")
+        if "at_most" in raw and (
+            isinstance(at_most, bool) or not isinstance(at_most, int) or not 1 <= at_most <= MAX_AT_MOST
+        ):
+            raise self.document.error(
+                (*place, "at_most"), f"`at_most` must be a whole number from 1 to {MAX_AT_MOST}, not {_shown(at_most)}"
+            )
+        edge = Edge(
+            self._id(raw["from"], ids, (*place, "from")),
+            self._id(raw["to"], ids, (*place, "to")),
+            when,
+            at_most if isinstance(at_most, int) else None,
+            place,
+        )
+        written = {key: raw[key] for key in known if key in raw}
+        return edge, written | ({"when": when.text} if when else {})
+
+    def _condition(self, value: Json, place: Place) -> Condition:
+        if not isinstance(value, str):
+            raise self.document.error(
+                place, f"`when` must be a condition such as `agreement < 0.5`, not {_shown(value)}"
+            )
+        try:
+            return parse_condition(value)
+        except SpecError as error:
+            raise self.document.error(place, error.message, error.suggestion) from None
+
+    def _id(self, value: Json, ids: set[str], place: Place) -> str:
+        if isinstance(value, str) and value in ids:
+            return value
+        near = nearest(value, ids) if isinstance(value, str) else None
+        known = "" if near else f"; the nodes are {', '.join(sorted(ids)[:12])}"
+        raise self.document.error(place, f"unknown node id {_shown(value)}{known}", near)
+
+
+class _Steps:
+    """Reads `steps:`: gives every node its path and edges, branch ends joining in what comes next."""
+
+    def __init__(self, document: Document, models: Mapping[str, ModelSpec]) -> None:
+        self.document = document
+        self.models = models
+        self.steps: list[StepSpec] = []
+        self.edges: list[Edge] = []
+
+    def read(self, value: Json) -> Json:
+        """The normal form of the list."""
+        if not isinstance(value, list) or not value:
+            raise self.document.error(("steps",), f"`steps` must be a list with at least one step, not {_shown(value)}")
+        normal, heads = self._sequence(value, ("steps",), "steps", [])
+        if len(heads) > 1:
+            raise self.document.error(
+                ("steps", len(value) - 1),
+                f"the pipeline ends in {len(heads)} branches; add a step that joins them, such as `vote` or `fuse`",
+            )
+        return normal
+
+    def _sequence(self, items: list[Json], place: Place, path: str, heads: list[str]) -> tuple[list[Json], list[str]]:
+        """The normal form of steps that follow `heads`, and the nodes that they end in."""
+        normal: list[Json] = []
+        for position, raw in enumerate(items):
+            here = (*place, position)
+            branches, at = _branches(raw, here)
+            if branches is not None:
+                written, heads = self._parallel(branches, at, f"{path}/{position}", heads)
+                normal.append(written)
+                continue
+            step = read_step(self.document, raw, f"{path}/{position}", here, self.models)
+            if len(self.steps) >= MAX_NODES:
+                raise self.document.error(here, f"too many steps; at most {MAX_NODES}")
+            self.steps.append(step)
+            self.edges += [Edge(head, step.path, place=here) for head in heads]
+            heads = [step.path]
+            normal.append(step.raw)
+        return normal, heads
+
+    def _parallel(self, branches: Json, place: Place, path: str, heads: list[str]) -> tuple[Json, list[str]]:
+        if not isinstance(branches, list) or len(branches) < 2:
+            raise self.document.error(
+                place, f"`parallel` must be a list of at least two branches, not {_shown(branches)}"
+            )
+        ends: list[str] = []
+        normal: list[Json] = []
+        for position, branch in enumerate(branches):
+            # A branch of one step needs no list of its own.
+            items = branch if isinstance(branch, list) else [branch]
+            at = (*place, position) if isinstance(branch, list) else place
+            if not items and not heads:
+                raise self.document.error(at, "an empty branch has nothing to pass on at the start of a pipeline")
+            if isinstance(branch, list):
+                written, branch_ends = self._sequence(items, at, f"{path}/{position}", heads)
+            else:
+                written, branch_ends = self._single(branch, (*place, position), f"{path}/{position}/0", heads)
+            normal.append(written)
+            ends += [end for end in branch_ends if end not in ends]
+        return {PARALLEL: normal}, ends
+
+    def _single(self, raw: Json, place: Place, path: str, heads: list[str]) -> tuple[list[Json], list[str]]:
+        branches, at = _branches(raw, place)
+        if branches is not None:
+            written, ends = self._parallel(branches, at, path, heads)
+            return [written], ends
+        step = read_step(self.document, raw, path, place, self.models)
+        self.steps.append(step)
+        self.edges += [Edge(head, step.path, place=place) for head in heads]
+        return [step.raw], [step.path]
+
+
+def _branches(raw: Json, place: Place) -> tuple[Json, Place]:
+    """The branches that an item of `steps` holds and their place; None where it is a step."""
+    if isinstance(raw, list):
+        return raw, place
+    if isinstance(raw, dict) and PARALLEL in raw and len(raw) == 1:
+        return raw[PARALLEL] if raw[PARALLEL] is not None else [], (*place, PARALLEL)
+    return None, place
+
+
+def read_step(document: Document, raw: Json, path: str, place: Place, models: Mapping[str, ModelSpec]) -> StepSpec:
+    """One step, in any of its forms, as a node.
+
+    Raises:
+        SpecError: No such node, a wrong parameter, or a model that the pipeline does not name.
+    """
+    if isinstance(raw, str):
+        name, body, at = raw, None, place
+    elif isinstance(raw, dict) and len(raw) == 1:
+        name, body = next(iter(raw.items()))
+        at = (*place, name)
+    elif isinstance(raw, dict) and raw:
+        first = next(iter(raw))
+        raise document.error(
+            place,
+            f"a step must be one node, not {len(raw)} keys ({', '.join(raw)}); indent the parameters under `{first}`",
+        )
+    else:
+        raise document.error(place, f"a step must be `name` or `{{name: {{parameter: value}}}}`, not {_shown(raw)}")
+    try:
+        kind = NODES.get(name)
+    except UnknownNameError as error:
+        raise document.error(place, error.message, error.suggestion) from None
+    params, written = parse_params(document, kind, body, at, models)
+    try:
+        node = kind(params)
+    except UserError as error:
+        raise document.error(at, error.message, error.suggestion) from None
+    return StepSpec(path, node, {name: written} if written else name, place)
+
+
+def _kind(value: Json) -> str:
+    kinds = {dict: "a mapping", list: "a list", str: "text", bool: "true or false", int: "a number", float: "a number"}
+    return kinds.get(type(value), "nothing")
+
+
+def _shown(value: Json) -> str:
+    if isinstance(value, dict | list):
+        return f"an empty {'list' if isinstance(value, list) else 'mapping'}" if not value else _kind(value)
+    if value is None:
+        return "nothing"
+    text = f"`{value}`" if isinstance(value, str) else str(value).lower() if isinstance(value, bool) else str(value)
+    return text if len(text) <= 80 else text[:77] + "..."
+
+
+__all__ = ["KEYS", "Budget", "PipelineSpec", "StepSpec", "read_step"]
