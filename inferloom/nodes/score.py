@@ -2,9 +2,9 @@
 
 `judge`: a model grades each candidate with one digit; with `expected`, the grade is the mean over the digits'
 probabilities, as in G-Eval (arXiv 2303.16634). `logprob`: the geometric mean of the token probabilities, from the mean
-log-probability that `sample` recorded (`logprobs: true`); it makes no calls. Departures from G-Eval: the scale is 0 to 9,
-without reasoning before the digit, and candidates with the same text are judged once. A reply without a digit scores 0
-and is reported as the event `parse_failed`.
+log-probability that `sample` recorded (`logprobs: true`); it makes no calls. Departures from G-Eval: the scale is 0 to
+9, without reasoning before the digit, and candidates with the same text are judged once. A reply without a digit
+scores 0 and is reported as the event `parse_failed`.
 """
 
 # ruff: noqa: D102 - the methods are documented on `Node`
