@@ -1,0 +1,294 @@
+"""Running a pipeline over items: scores, costs, and a row in the database for each item as soon as it is done."""
+
+from __future__ import annotations
+
+import asyncio
+import time
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, field
+from random import Random
+from typing import TYPE_CHECKING, Protocol
+
+from inferloom.core.errors import DataError, ModelError
+from inferloom.core.types import Usage, total
+from inferloom.evaluation.graders import Grader
+from inferloom.evaluation.item import Item
+from inferloom.evaluation.stats import Interval, mean_interval
+from inferloom.store import EvaluationRow, Store
+
+if TYPE_CHECKING:
+    from inferloom.pipelines.run import RunResult
+
+FAILED = "error: "
+"""How `stopped` begins for an item on which a model failed; the error's sentence follows."""
+
+
+class Hashed(Protocol):
+    """A specification with its content hash."""
+
+    @property
+    def hash(self) -> str:
+        """Hex digits that stand for the specification."""
+        ...
+
+
+class Answers(Protocol):
+    """A pipeline, as far as an evaluation needs it."""
+
+    @property
+    def spec(self) -> Hashed:
+        """What the pipeline is."""
+        ...
+
+    async def ainvoke(
+        self,
+        question: str,
+        *,
+        stream: str | None = None,
+        notes: Sequence[str] = (),
+        examples: Sequence[tuple[str, str]] = (),
+        study: str | None = None,
+        item: str | None = None,
+        tag: str | None = None,
+    ) -> RunResult:
+        """Answer one question."""
+        ...
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class ItemResult:
+    """One item, answered and graded."""
+
+    item: str
+    """The item's id."""
+    score: float
+    answer: str | None
+    nominal: Usage
+    """What the run costs in production; zero where a model failed."""
+    billed: Usage = field(default_factory=Usage)
+    """What was spent this time; zero where the row was there from before."""
+    stopped: str | None = None
+    """Why the run ended early: `budget`, or `error: ...` where a model failed; None for a whole run."""
+    run: str = ""
+    seconds: float = 0.0
+    """Wall seconds of the run; zero where the row was there from before."""
+    resumed: bool = False
+    """Whether the row was there from before."""
+
+    @property
+    def failed(self) -> bool:
+        """Whether a model failed on it."""
+        return self.stopped is not None and self.stopped.startswith(FAILED)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Evaluation:
+    """A pipeline's results over items, in the order of the items."""
+
+    results: tuple[ItemResult, ...]
+    mean: Interval
+    """The mean score with its 95% interval."""
+    wall_seconds: float
+    """Wall seconds of this evaluation, from first to last item."""
+
+    @property
+    def scores(self) -> tuple[float, ...]:
+        """One score per item, to be paired with another evaluation of the same items."""
+        return tuple(result.score for result in self.results)
+
+    @property
+    def nominal(self) -> tuple[Usage, ...]:
+        """Nominal usage per item."""
+        return tuple(result.nominal for result in self.results)
+
+    @property
+    def usage(self) -> Usage:
+        """Nominal usage of all items together."""
+        return total(self.nominal)
+
+    @property
+    def billed(self) -> Usage:
+        """What was spent by this evaluation this time."""
+        return total(result.billed for result in self.results)
+
+    @property
+    def failures(self) -> tuple[ItemResult, ...]:
+        """The items on which a model failed; each scores 0."""
+        return tuple(result for result in self.results if result.failed)
+
+
+async def evaluate(
+    pipeline: Answers,
+    items: Sequence[Item],
+    *,
+    grader: Grader,
+    store: Store,
+    stream: str,
+    split: str,
+    study: str | None = None,
+    trial: int | None = None,
+    concurrency: int = 32,
+    on_item: Callable[[ItemResult], None] | None = None,
+    rng: Random | None = None,
+    most_failed: float = 0.2,
+) -> Evaluation:
+    """Run a pipeline over items and grade what it answers.
+
+    With a study and a trial every item's result is a row in the database, written as soon as it is there; items that
+    have their row from this pipeline already are not run again. Failed items are: what was received for them is in the
+    bank and costs nothing.
+
+    Args:
+        pipeline: What answers.
+        items: What is asked; ids differ.
+        grader: What judges the answers.
+        store: Where rows go.
+        stream: The name under which draws are shared; each item draws from `stream/ITEM`.
+        split: The split that the items are from.
+        study: The study that this belongs to; None: no rows are written or read.
+        trial: The trial's number within the study.
+        concurrency: How many items are in work at once.
+        on_item: Called with each result as it comes, in no fixed order; those from before come first.
+        rng: Seeds the bootstrap of the mean's interval, where scores are not all 0 or 1.
+        most_failed: The largest share of items that may fail; with more the evaluation ends.
+
+    Raises:
+        DataError: There are no items.
+        ModelError: More than `most_failed` of the items failed (it is the last one's error), or the first one failed
+            for a reason that only the user can mend.
+        StorageError: The database takes no writes.
+    """
+    if not items:
+        raise DataError("there are no items to evaluate on", where=split)
+    began = time.perf_counter()
+    place = None if study is None or trial is None else (study, trial)
+    work = _Work(pipeline, grader, store, stream, split, place, study, on_item, most_failed * len(items))
+    done = {} if place is None else _rows_there(store, *place, split, pipeline.spec.hash)
+    for item in items:
+        if item.id in done:
+            work.take(done[item.id])
+    gate = asyncio.Semaphore(concurrency)
+
+    async def one(item: Item) -> None:
+        async with gate:
+            # The group cancels its tasks only at the next turn of the loop; nothing more may be asked before that.
+            if work.ended:
+                return
+            try:
+                await work.run(item)
+            except BaseException:
+                work.ended = True
+                raise
+
+    try:
+        async with asyncio.TaskGroup() as group:
+            for item in items:
+                if item.id not in done:
+                    group.create_task(one(item))
+    except BaseExceptionGroup as errors:
+        # The first error ended the others; it alone says what happened.
+        raise errors.exceptions[0] from None
+    results = tuple(work.results[item.id] for item in items)
+    seed = 0 if rng is None else rng.getrandbits(32)
+    return Evaluation(
+        results=results,
+        mean=mean_interval([result.score for result in results], seed=seed),
+        wall_seconds=time.perf_counter() - began,
+    )
+
+
+def _rows_there(store: Store, study: str, trial: int, split: str, pipeline: str) -> dict[str, ItemResult]:
+    """Results of an earlier evaluation by item, save those of another pipeline and those that failed."""
+    rows = store.evaluations(study, split=split, trial=trial)
+    results = {
+        row.item: ItemResult(
+            item=row.item,
+            score=row.score,
+            answer=row.answer,
+            nominal=row.nominal,
+            stopped=row.stopped,
+            run=row.run,
+            resumed=True,
+        )
+        for row in rows
+        if row.pipeline == pipeline
+    }
+    return {item: result for item, result in results.items() if not result.failed}
+
+
+class _Work:
+    """One evaluation while it goes on."""
+
+    def __init__(
+        self,
+        pipeline: Answers,
+        grader: Grader,
+        store: Store,
+        stream: str,
+        split: str,
+        place: tuple[str, int] | None,
+        study: str | None,
+        on_item: Callable[[ItemResult], None] | None,
+        failures_allowed: float,
+    ) -> None:
+        self._pipeline, self._grader, self._store = pipeline, grader, store
+        self._stream, self._split, self._place, self._study = stream, split, place, study
+        self._on_item = on_item
+        self._failures_allowed = failures_allowed
+        self._failures = 0
+        self.ended = False
+        self.results: dict[str, ItemResult] = {}
+
+    def take(self, result: ItemResult) -> None:
+        self.results[result.item] = result
+        if self._on_item is not None:
+            self._on_item(result)
+
+    async def run(self, item: Item) -> None:
+        """Ask, grade and record one item."""
+        try:
+            answered = await self._pipeline.ainvoke(
+                item.question,
+                stream=f"{self._stream}/{item.id}",
+                notes=item.notes,
+                examples=item.examples,
+                study=self._study,
+                item=item.id,
+                tag=self._split,
+            )
+        except ModelError as error:
+            self._failures += 1
+            nothing_works = error.exit_code == 2 and all(result.failed for result in self.results.values())
+            if nothing_works or self._failures > self._failures_allowed:
+                raise
+            result = ItemResult(item=item.id, score=0.0, answer=None, nominal=Usage(), stopped=FAILED + error.sentence)
+        else:
+            result = ItemResult(
+                item=item.id,
+                score=self._grader.grade(item, answered.answer, answered.text),
+                answer=answered.answer,
+                nominal=answered.usage,
+                billed=answered.billed,
+                stopped=answered.stopped,
+                run=answered.run_id,
+                seconds=answered.wall_seconds,
+            )
+        if self._place is not None:
+            await self._store.write(self._row(result))
+        self.take(result)
+
+    def _row(self, result: ItemResult) -> EvaluationRow:
+        study, trial = self._place or ("", 0)
+        return EvaluationRow(
+            study=study,
+            trial=trial,
+            split=self._split,
+            item=result.item,
+            pipeline=self._pipeline.spec.hash,
+            run=result.run,
+            score=result.score,
+            answer=result.answer,
+            nominal=result.nominal,
+            stopped=result.stopped,
+            created=time.time(),
+        )
