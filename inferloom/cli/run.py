@@ -30,8 +30,7 @@ def run(
     text = sys.stdin.read() if question == "-" else question
     if not text.strip():
         raise SetupError("the question is empty", where="run")
-    from inferloom.pipelines import Pipeline
-    from inferloom.pipelines.run import run_sync
+    from inferloom.pipelines.run import Pipeline, run_sync
 
     store = open_store(db)
     try:

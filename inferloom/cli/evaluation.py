@@ -1,0 +1,169 @@
+"""`inferloom eval`: a pipeline over a data set."""
+
+from __future__ import annotations
+
+import time
+import uuid
+from collections.abc import Callable
+from typing import TYPE_CHECKING, Annotated, Literal, cast, get_args
+
+import typer
+
+from inferloom.cli.options import DEFAULT_DB, Db, Json, Stream, open_store
+from inferloom.cli.output import count, err, print_json, print_text, usage_line
+from inferloom.cli.run import PipelineArgument
+from inferloom.core.errors import SpecError
+
+if TYPE_CHECKING:
+    from inferloom.evaluation.data import DataSet, FieldName
+    from inferloom.evaluation.evaluate import Evaluation, ItemResult
+    from inferloom.evaluation.item import Item
+    from inferloom.pipelines.run import Pipeline
+    from inferloom.store import Store
+
+Part = Literal["all", "dev", "confirm", "test"]
+
+
+def evaluate(
+    pipeline: PipelineArgument,
+    data: Annotated[str, typer.Option("--data", metavar="FILE|pocket[:FAMILY]", help="A .jsonl or .csv file, or made tasks.")],
+    fields: Annotated[
+        list[str] | None, typer.Option("--field", metavar="FIELD=NAME", help="What the file calls a field, e.g. answer=target.")
+    ] = None,
+    grader: Annotated[str | None, typer.Option("--grader", metavar="NAME", help="Who judges; exact for files.")] = None,
+    split: Annotated[str, typer.Option("--split", metavar="all|dev|confirm|test", help="Which part of the data.")] = "all",
+    limit: Annotated[int | None, typer.Option("--limit", min=1, help="Only the first so many items.")] = None,
+    count_: Annotated[int, typer.Option("--count", min=1, help="How many items to make (made tasks only).")] = 200,
+    concurrency: Annotated[int, typer.Option("--concurrency", min=1, help="Items in work at once.")] = 32,
+    stream: Stream = None,
+    db: Db = DEFAULT_DB,
+    json: Json = False,
+) -> None:
+    """Run a pipeline over a data set and grade its answers."""
+    loaded = _load(data, fields or [], grader, limit, count_)
+    items = _part(loaded, split)
+    from inferloom.pipelines.run import Pipeline, run_sync
+    from inferloom.store import TouchRow
+
+    store = open_store(db)
+    try:
+        ready = Pipeline.load(pipeline, store=store)
+        if split in ("all", "test"):
+            store.write_sync(TouchRow(dataset=loaded.name, split="test", study="eval", created=time.time()))
+        done = run_sync(_evaluate(ready, items, loaded, store, stream or uuid.uuid4().hex, split, concurrency, not json))
+        touches = store.touches(loaded.name)
+    finally:
+        store.close()
+    if json:
+        print_json(_document(ready.spec.hash, loaded.name, split, done, touches))
+        return
+    mean = done.mean
+    print_text(f"score {mean.mean:.1%} (95% interval {mean.low:.1%} to {mean.high:.1%}, {count(mean.n, 'item')})")
+    print_text(f"nominal: {usage_line(done.usage)}")
+    print_text(f"billed: {usage_line(done.billed)}; {done.wall_seconds:.1f} s")
+    if done.failures:
+        failed = done.failures[0]
+        print_text(f"{count(len(done.failures), 'item')} failed and count as wrong; the first, {failed.item}: {failed.stopped}")
+    if split in ("all", "test"):
+        print_text(f"the test part of {loaded.name} has now been looked at {count(touches, 'time')}")
+
+
+def _load(data: str, fields: list[str], grader: str | None, limit: int | None, made: int) -> DataSet:
+    from inferloom.evaluation.data import DataSpec, FieldName, load_items
+
+    if data == "pocket" or data.startswith("pocket:"):
+        if fields:
+            raise SpecError("`--field` goes with a file; made tasks have their fields", where="eval --field")
+        return load_items(DataSpec(procedural=data, count=made, grader=grader, limit=limit))
+    mapping: dict[FieldName, str] = {}
+    known = get_args(FieldName)
+    for pair in fields:
+        field, equals, name = pair.partition("=")
+        if not equals or not name or field not in known:
+            raise SpecError(f"`{pair}` must be FIELD=NAME with one of the fields {', '.join(known)}", where="eval --field")
+        mapping[cast("FieldName", field)] = name
+    return load_items(DataSpec(file=data, fields=mapping, grader=grader, limit=limit))
+
+
+def _part(data: DataSet, split: str) -> tuple[Item, ...]:
+    if split not in get_args(Part):
+        raise SpecError(f"the split is `{split}`; it must be one of {', '.join(get_args(Part))}", where="eval --split")
+    if split == "all":
+        return data.items
+    from inferloom.evaluation.splits import SplitName, SplitSpec, split_items
+
+    return split_items(data.items, SplitSpec(), name=data.name)[cast("SplitName", split)]
+
+
+async def _evaluate(
+    pipeline: Pipeline,
+    items: tuple[Item, ...],
+    data: DataSet,
+    store: Store,
+    stream: str,
+    split: str,
+    concurrency: int,
+    progress: bool,
+) -> Evaluation:
+    from rich.progress import MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
+
+    from inferloom.evaluation.evaluate import evaluate as run_over
+
+    with Progress(
+        TextColumn("right so far {task.fields[right]}"),
+        MofNCompleteColumn(),
+        TimeRemainingColumn(),
+        console=err(),
+        transient=True,
+        disable=not progress,
+    ) as bar:
+        on_item = _counting(bar.update, bar.add_task("", total=len(items), right="-"))
+        try:
+            return await run_over(
+                pipeline,
+                items,
+                grader=data.grader,
+                store=store,
+                stream=stream,
+                split=split,
+                concurrency=concurrency,
+                on_item=on_item,
+            )
+        finally:
+            await pipeline.gateway.aclose()
+
+
+def _counting(update: Callable[..., None], task: object) -> Callable[[ItemResult], None]:
+    scores: list[float] = []
+
+    def on_item(result: ItemResult) -> None:
+        scores.append(result.score)
+        update(task, advance=1, right=f"{sum(scores) / len(scores):.0%}")
+
+    return on_item
+
+
+def _document(pipeline: str, data: str, split: str, done: Evaluation, touches: int) -> dict[str, object]:
+    mean = done.mean
+    return {
+        "pipeline": pipeline,
+        "data": data,
+        "split": split,
+        "score": {"mean": mean.mean, "low": mean.low, "high": mean.high, "n": mean.n},
+        "usage": done.usage.to_json(),
+        "billed": done.billed.to_json(),
+        "failed": len(done.failures),
+        "test_touches": touches,
+        "wall_seconds": done.wall_seconds,
+        "items": [
+            {
+                "item": result.item,
+                "score": result.score,
+                "answer": result.answer,
+                "stopped": result.stopped,
+                "run_id": result.run,
+                "usage": result.nominal.to_json(),
+            }
+            for result in done.results
+        ],
+    }
