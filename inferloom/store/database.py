@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import threading
+import weakref
 from collections.abc import Sequence
 from pathlib import Path
 from types import TracebackType
@@ -49,6 +50,8 @@ class Store:
         self._bank = Bank(access, self._writer)
         self._ledger = Ledger(access)
         self._studies = Studies(access)
+        # Runs on `close`, or when the store is dropped, or when Python ends: whatever was handed over is written.
+        self._finish = weakref.finalize(self, _finish, self._writer, self._bank, engine)
 
     @classmethod
     def open(cls, url: str) -> Store:
@@ -119,9 +122,7 @@ class Store:
 
     def close(self) -> None:
         """Write what waits and let go of the database; closing twice does nothing more."""
-        self._writer.close()
-        self._bank.close()
-        self._engine.dispose()
+        self._finish()
 
     def __enter__(self) -> Store:
         return self
@@ -244,3 +245,9 @@ class Store:
     def touches(self, dataset: str) -> int:
         """How often a test split of a data set was looked at."""
         return self._studies.touches(dataset)
+
+
+def _finish(writer: Writer, bank: Bank, engine: Engine) -> None:
+    writer.close()
+    bank.close()
+    engine.dispose()

@@ -171,7 +171,7 @@ class Writer:
 
     def _commit(self, pooled: PoolProxiedConnection, batch: list[Submission]) -> None:
         """Commit a batch and wake its callers, whatever comes of it."""
-        if self._refusal is not None and self._failed:
+        if self._failed:
             _wake(batch, self._refusal)
             return
         try:
@@ -198,6 +198,8 @@ class Writer:
             retry = Submission(cleaned)
             retry.future, retry.loop, retry.waiter = submission.future, submission.loop, submission.waiter
             self._commit(pooled, [retry])
+        elif submission.future is None and submission.loop is None:
+            self._give_up(error, [])
         elif isinstance(error, InferloomError):
             _wake([submission], error)
         else:
@@ -244,14 +246,24 @@ class Writer:
             if not self._failed:
                 self._failed = True
                 self._refusal = f"database {self._place} stopped taking writes ({reason(error)}); no new calls are made"
-            while True:
-                try:
-                    waiting = self._queue.get_nowait()
-                except queue.Empty:
-                    break
-                if waiting is not None:
-                    batch.append(waiting)
+            batch = batch + self._drained()
         _wake(batch, self._refusal)
+
+    def _drained(self) -> list[Submission]:
+        """Everything that is queued; the mark that ends the thread stays queued."""
+        found, closing = [], False
+        while True:
+            try:
+                submission = self._queue.get_nowait()
+            except queue.Empty:
+                break
+            if submission is None:
+                closing = True
+            else:
+                found.append(submission)
+        if closing:
+            self._queue.put(None)
+        return found
 
 
 def encode(rows: Iterable[Row]) -> list[tuple[type[Row], Parameters]]:
