@@ -1,17 +1,17 @@
 """From a checked pipeline to one LangGraph graph.
 
-LangGraph decides what runs when. What a node reads, we gather ourselves: the outputs of its predecessors in declared edge
-order, never in order of arrival. The state is JSON-plain throughout. Whatever can be worked out beforehand is worked out
-here, since a node's own cost matters when completions come from the bank.
+LangGraph decides what runs when. What a node reads, we gather ourselves: the outputs of its predecessors in declared
+edge order, never in order of arrival. The state is JSON-plain throughout. Whatever can be worked out beforehand is
+worked out here, since a node's own cost matters when completions come from the bank.
 
-In a graph with conditional edges every node notes in its output which edges it took and how often (`fired`), and from
-which it has read (`consumed`); a node reads the edges that fired since, which makes loops work. Nodes with several edges
-in wait until nothing else is running, and until no waiting node stands before them.
+In a graph with conditional edges every node notes in its output which edges it took and how often (`fired`), and what
+it has read (`consumed`); a node reads the edges that fired since, which makes loops work. Nodes with several edges in
+wait until nothing else is running, and until no waiting node stands before them.
 """
 
 from __future__ import annotations
 
-from collections.abc import Awaitable, Callable, Mapping, Sequence
+from collections.abc import Awaitable, Callable, Hashable, Mapping, Sequence
 from typing import TYPE_CHECKING, Annotated, Any, NotRequired, Protocol, TypeAlias, TypedDict
 
 from inferloom.core.errors import SetupError
@@ -20,8 +20,10 @@ from inferloom.pipelines.graph import Edge
 from inferloom.pipelines.spec import PipelineSpec, StepSpec
 
 if TYPE_CHECKING:
-    from langchain_core.runnables import RunnableConfig
+    from langgraph.checkpoint.base import BaseCheckpointSaver
     from langgraph.graph.state import CompiledStateGraph
+
+    App: TypeAlias = CompiledStateGraph["State", None, "State", "State"]
 
 
 class MessageJson(TypedDict):
@@ -69,31 +71,68 @@ class State(TypedDict):
     stopped: NotRequired[Annotated[str | None, first_reason]]
 
 
-Config: TypeAlias = "RunnableConfig"
-CompiledGraph: TypeAlias = "CompiledStateGraph[State, None, State, State]"
-
-
 class Execute(Protocol):
-    """Runs one node: supplied by the runner, which finds the run's context through LangGraph's config."""
+    """Runs one node; supplied by the runner, which finds the run's context in a context variable."""
 
-    def __call__(self, step: StepSpec, state: NodeState, config: RunnableConfig) -> Awaitable[NodeOutput]: ...
+    def __call__(self, step: StepSpec, state: NodeState) -> Awaitable[NodeOutput]:
+        """The node's output; what it leaves None stays as it came in."""
+        ...
 
 
-Spent: TypeAlias = "Callable[[RunnableConfig], Usage]"
-"""What the run of a config has spent so far (nominal)."""
+Spent: TypeAlias = Callable[[], Usage]
+"""What the current run has spent so far (nominal)."""
 
 STATE_KEYS = frozenset(State.__annotations__)
 
 
+class CompiledGraph:
+    """A pipeline as a LangGraph graph, with what the runner needs to know of its shape.
+
+    Attributes:
+        spec: The pipeline.
+        app: The compiled LangGraph graph; its state is `State`.
+        ancestors: For each node, by path, the others from which it can be reached.
+        lanes: For each node the number of its twins before it (see `lanes`).
+    """
+
+    def __init__(self, spec: PipelineSpec, app: App) -> None:
+        self.spec = spec
+        self.app = app
+        self.ancestors = ancestors(spec)
+        self.lanes = lanes(spec)
+
+    async def run(
+        self,
+        question: str,
+        messages: Sequence[Message] = (),
+        notes: Sequence[str] = (),
+        examples: Sequence[tuple[str, str]] = (),
+    ) -> tuple[tuple[Candidate, ...], str | None]:
+        """The candidates that the last node handed on, and why the run was stopped, if it was."""
+        state = await self.app.ainvoke(
+            {
+                "question": question,
+                "messages": [{"role": message.role, "content": message.content} for message in messages],
+                "notes": list(notes),
+                "examples": [list(example) for example in examples],
+            }
+        )
+        final = state["outputs"][self.spec.graph.end]
+        return tuple(Candidate.from_json(candidate) for candidate in final["candidates"]), state.get("stopped")
+
+
 def compile_graph(
-    spec: PipelineSpec, execute: Execute, spent: Spent | None = None, checkpointer: object | None = None
+    spec: PipelineSpec,
+    execute: Execute,
+    spent: Spent | None = None,
+    checkpointer: BaseCheckpointSaver[str] | None = None,
 ) -> CompiledGraph:
     """One LangGraph graph for a pipeline.
 
     Args:
         spec: The checked pipeline.
         execute: Runs a node; its result is read for candidates, notes, examples and `stopped`.
-        spent: Tells what a run has spent; needed by conditions on `calls` and `tokens`.
+        spent: Tells what the current run has spent; needed by conditions on `calls` and `tokens`.
         checkpointer: A LangGraph checkpointer, if the caller keeps threads.
 
     Raises:
@@ -107,7 +146,7 @@ def compile_graph(
     builder = StateGraph(State)
     for step in spec.steps:
         sources = [edge.source for edge in graph.into(step.path)]
-        node: Any  # LangGraph's node types do not describe plain async functions with a config.
+        node: Any  # LangGraph's node types want a runnable, a sync or an async function in one signature.
         if graph.conditional:
             node = _branching_node(spec, step, execute, spent)
         else:
@@ -118,16 +157,16 @@ def compile_graph(
     if graph.conditional:
         for step in spec.steps:
             targets = [edge.target for edge in graph.out_of(step.path)]
-            ways = {path: graph_name(path) for path in dict.fromkeys([*targets, step.path])}
+            ways: dict[Hashable, str] = {path: graph_name(path) for path in dict.fromkeys([*targets, step.path])}
             builder.add_conditional_edges(graph_name(step.path), _router(step.path), {**ways, END: END})
     else:
         for step in spec.steps:
-            sources = [graph_name(edge.source) for edge in graph.into(step.path)]
-            if sources:
-                builder.add_edge(sources if len(sources) > 1 else sources[0], graph_name(step.path))
+            names = [graph_name(edge.source) for edge in graph.into(step.path)]
+            if names:
+                builder.add_edge(names if len(names) > 1 else names[0], graph_name(step.path))
         builder.add_edge(graph_name(graph.end), END)
-    compiled: Any = builder.compile(checkpointer=checkpointer, name=spec.name)  # type: ignore[arg-type] # passed through
-    return compiled.with_config(recursion_limit=recursion_limit(spec))  # type: ignore[no-any-return]
+    app = builder.compile(checkpointer=checkpointer, name=spec.name)
+    return CompiledGraph(spec, app.with_config(recursion_limit=recursion_limit(spec)))
 
 
 def graph_name(path: str) -> str:
@@ -168,7 +207,7 @@ def lanes(spec: PipelineSpec) -> dict[str, int]:
 
 # Nodes
 
-_NodeFunction: TypeAlias = "Callable[[State, RunnableConfig], Awaitable[dict[str, Any]]]"
+_NodeFunction: TypeAlias = Callable[[State], Awaitable[dict[str, Any]]]
 
 
 def _plain_node(spec: PipelineSpec, step: StepSpec, sources: Sequence[str], execute: Execute) -> _NodeFunction:
@@ -176,10 +215,10 @@ def _plain_node(spec: PipelineSpec, step: StepSpec, sources: Sequence[str], exec
     path, final = step.path, step.path == spec.graph.end
     whole_text = spec.answer == "text"
 
-    async def run(state: State, config: RunnableConfig) -> dict[str, Any]:
+    async def run(state: State) -> dict[str, Any]:
         outputs = state.get("outputs") or {}
         incoming = _joined([outputs[source] for source in sources]) if sources else _initial(state)
-        record, stopped = await _execute(step, state, incoming, execute, config)
+        record, stopped = await _execute(step, state, incoming, execute)
         record["count"] = 1
         return _update(path, record, stopped, final, whole_text)
 
@@ -191,6 +230,7 @@ def _branching_node(spec: PipelineSpec, step: StepSpec, execute: Execute, spent:
     path, final = step.path, step.path == spec.graph.end
     whole_text = spec.answer == "text"
     graph = spec.graph
+    starts = path in graph.starts
     into = [edge.source for edge in graph.into(path)]
     choose = _chooser(graph.out_of(path), spent)
     # The deferred nodes that this one must not overtake.
@@ -203,20 +243,22 @@ def _branching_node(spec: PipelineSpec, step: StepSpec, execute: Execute, spent:
         and (path not in graph.ancestors[other] or graph.order.index(other) < graph.order.index(path))
     ]
 
-    async def run(state: State, config: RunnableConfig) -> dict[str, Any]:
+    async def run(state: State) -> dict[str, Any]:
         outputs = state.get("outputs") or {}
         mine = outputs.get(path)
         if any(_fresh(outputs, other, sources) for other, sources in waiting_before):
             held: Record = {**(mine or _blank()), "next": [path]}
             return {"outputs": {path: held}}
         fresh = _fresh(outputs, path, into)
+        if not fresh and not (starts and (mine is None or mine["count"] == 0)):
+            return {"outputs": {path: {**(mine or _blank()), "next": []}}}
         incoming = _joined([outputs[source] for source in fresh]) if fresh else _initial(state)
-        record, stopped = await _execute(step, state, incoming, execute, config)
+        record, stopped = await _execute(step, state, incoming, execute)
         record["count"] = (mine["count"] if mine else 0) + 1
         taken = mine.get("consumed", {}) if mine else {}
         record["consumed"] = {**taken, **{source: outputs[source].get("fired", {})[path] for source in fresh}}
         fired = dict(mine.get("fired", {})) if mine else {}
-        targets = choose(record, fired, bool(stopped or state.get("stopped")), config)
+        targets = choose(record, fired, bool(stopped or state.get("stopped")))
         for target in targets:
             fired[target] = fired.get(target, 0) + 1
         record["fired"] = fired
@@ -226,14 +268,12 @@ def _branching_node(spec: PipelineSpec, step: StepSpec, execute: Execute, spent:
     return run
 
 
-def _chooser(
-    edges: Sequence[Edge], spent: Spent | None
-) -> Callable[[Record, Mapping[str, int], bool, RunnableConfig], list[str]]:
+def _chooser(edges: Sequence[Edge], spent: Spent | None) -> Callable[[Record, Mapping[str, int], bool], list[str]]:
     """Decides which edges out are taken: the conditional ones that hold, else the plain ones."""
     plain = [edge.target for edge in edges if not edge.conditional]
     conditional = [edge for edge in edges if edge.conditional]
 
-    def choose(record: Record, fired: Mapping[str, int], stopping: bool, config: RunnableConfig) -> list[str]:
+    def choose(record: Record, fired: Mapping[str, int], stopping: bool) -> list[str]:
         if stopping or not conditional:
             return plain
         answers = [candidate["answer"] for candidate in record["candidates"]]
@@ -242,7 +282,7 @@ def _chooser(
         for edge in conditional:
             if edge.at_most is not None and fired.get(edge.target, 0) >= edge.at_most:
                 continue
-            usage = spent(config) if spent is not None and edge.when is not None and edge.when.needs_usage else None
+            usage = spent() if spent is not None and edge.when is not None and edge.when.needs_usage else None
             if edge.when is None or edge.when.holds(answers, scores, usage):
                 targets.append(edge.target)
         return targets or plain
@@ -270,9 +310,7 @@ def _fresh(outputs: Mapping[str, Record], path: str, sources: Sequence[str]) -> 
     ]
 
 
-async def _execute(
-    step: StepSpec, state: State, incoming: Record, execute: Execute, config: RunnableConfig
-) -> tuple[Record, str | None]:
+async def _execute(step: StepSpec, state: State, incoming: Record, execute: Execute) -> tuple[Record, str | None]:
     """Run a node on what comes in; a run that was stopped passes it on untouched."""
     if state.get("stopped") is not None:
         return incoming, None
@@ -286,7 +324,7 @@ async def _execute(
         notes=tuple(incoming["notes"]),
         examples=tuple([(question, answer) for question, answer in incoming["examples"]]),
     )
-    output = await execute(step, node_state, config)
+    output = await execute(step, node_state)
     if output.candidates is not None:
         incoming["candidates"] = [candidate.to_json() for candidate in output.candidates]
     if output.notes is not None:

@@ -188,7 +188,7 @@ class _Builder:
         self._values = 0
 
     def build(self, node: Node, place: Place, line: int) -> Json:
-        from ruamel.yaml.nodes import MappingNode, SequenceNode
+        from ruamel.yaml.nodes import MappingNode, ScalarNode, SequenceNode
 
         self._values += 1
         if self._values > MAX_VALUES:
@@ -205,6 +205,8 @@ class _Builder:
                 self.build(item, (*place, position), item.start_mark.line + 1)
                 for position, item in enumerate(node.value)
             ]
+        if not isinstance(node, ScalarNode):
+            raise self._error(place, line, "is no value that YAML has")
         return self._scalar(node, place, line)
 
     def _mapping(self, node: MappingNode, place: Place) -> Json:
@@ -226,10 +228,10 @@ class _Builder:
         return result
 
     def _scalar(self, node: ScalarNode, place: Place, line: int) -> Json:
-        text = node.value
+        text = str(node.value)
         kind = str(node.tag).removeprefix(_TAG)
         if kind in ("str", "timestamp"):
-            return str(text)
+            return text
         if kind == "null":
             return None
         if kind == "bool":
@@ -332,7 +334,7 @@ def _inline(value: Json) -> str:
     return _scalar(value)
 
 
-def _scalar(value: None | bool | int | float | str) -> str:
+def _scalar(value: bool | int | float | str | None) -> str:
     if value is None:
         return "null"
     if isinstance(value, bool):

@@ -1,4 +1,4 @@
-"""A node's parameters from their YAML values, with errors in our words: what is wrong, what is allowed, what was meant."""
+"""A node's parameters from their YAML values, with errors in our words: what is wrong, what is legal, what was meant."""
 
 from __future__ import annotations
 

@@ -125,7 +125,7 @@ def check_capabilities(spec: PipelineSpec, capabilities: Mapping[str, Capabiliti
                 raise CapabilityError(
                     f"`{step.node.name}` needs {wanted}, which model `{model}` ({spec.models[model].model}) does not have"
                     f" (it has {', '.join(there) or 'none of the optional capabilities'})",
-                    where=spec.document.error(step.place, "").where,
+                    where=spec.where(*step.place),
                 )
 
 

@@ -16,6 +16,7 @@ import re
 from collections.abc import Mapping
 from dataclasses import dataclass
 from functools import cached_property
+from itertools import pairwise
 from pathlib import Path
 from typing import Literal
 
@@ -118,6 +119,10 @@ class PipelineSpec:
     def step(self, path: str) -> StepSpec:
         """The node at a path."""
         return self._by_path[path]
+
+    def where(self, *place: str | int) -> str:
+        """`file:line: field` of a place in the document, such as `where("models", "small")`."""
+        return str(self.document.error(place, "").where)
 
     def to_data(self) -> dict[str, Json]:
         """The document as plain data, in normal form: `from_data(spec.to_data()).to_data()` is the same."""
@@ -267,7 +272,7 @@ class _Reader:
                 names = [self._id(name, ids, (*place, index)) for index, name in enumerate(raw)]
                 edges += [
                     Edge(source, target, place=(*place, index + 1))
-                    for index, (source, target) in enumerate(zip(names, names[1:], strict=False))
+                    for index, (source, target) in enumerate(pairwise(names))
                 ]
                 normal.append(raw)
             elif isinstance(raw, dict):
@@ -377,7 +382,7 @@ class _Steps:
         normal: list[Json] = []
         for position, branch in enumerate(branches):
             # A branch of one step needs no list of its own.
-            items = branch if isinstance(branch, list) else [branch]
+            items: list[Json] = branch if isinstance(branch, list) else [branch]
             at = (*place, position) if isinstance(branch, list) else place
             if not items and not heads:
                 raise self.document.error(at, "an empty branch has nothing to pass on at the start of a pipeline")
