@@ -1,0 +1,239 @@
+"""A search job: what to search, on which data, for which objectives, and within which limits. One YAML file.
+
+name: demo
+space: {models: ..., steps: ...}     # a pipeline with holes, or the path of a file with one
+data: {procedural: pocket}
+split: {dev: 60, confirm: 40, test: 200}
+objectives: [quality, tokens]
+trials: 24
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Literal, TypeAlias, cast, get_args
+
+from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_validator
+from pydantic_core import ErrorDetails
+
+from inferloom.core.errors import SpecError, nearest
+from inferloom.core.types import Json
+from inferloom.evaluation.data import DataSpec
+from inferloom.evaluation.splits import SplitSpec
+from inferloom.models.budget import Budget
+from inferloom.pipelines.document import Document, Place, content_hash, dump, load_document
+from inferloom.search.samplers import SAMPLERS, Direction
+from inferloom.search.space import Check, Space
+
+Measure: TypeAlias = Literal["tokens", "calls", "usd", "seconds"]
+"""A nominal cost, the mean of one item."""
+Objective: TypeAlias = Literal["quality", "tokens", "calls", "usd", "seconds"]
+
+JOBS = Path(__file__).parent / "jobs"
+"""The jobs that come along; each is known by its file's stem."""
+
+
+class MaxBilled(BaseModel):
+    """The most that a search may really spend, over all its calls together. What the bank holds is free."""
+
+    model_config = ConfigDict(extra="forbid", frozen=True)
+
+    calls: int | None = Field(default=None, gt=0)
+    tokens: int | None = Field(default=None, gt=0)
+    usd: float | None = Field(default=None, gt=0)
+
+    def budget(self) -> Budget:
+        """The same as the client's limits."""
+        return Budget(calls=self.calls, tokens=self.tokens, usd=self.usd)
+
+
+class JobSpec(BaseModel):
+    """The fields of a job, but for its space."""
+
+    model_config = ConfigDict(extra="forbid", frozen=True)
+
+    name: str | None = Field(
+        default=None, min_length=1, description="the study's name unless the command gives another"
+    )
+    data: DataSpec
+    split: SplitSpec = Field(default_factory=lambda: SplitSpec.model_validate({}))
+    objectives: tuple[Objective, ...] = Field(
+        default=("quality",), description="`quality`, and at most one cost to keep low"
+    )
+    trials: int = Field(default=32, ge=1, le=100_000)
+    batch: int = Field(
+        default=8, ge=1, le=1024, description="trials that run side by side and know nothing of one another"
+    )
+    sampler: str = "tpe"
+    seed: int = Field(default=0, ge=0, lt=2**31)
+    concurrency: int = Field(default=64, ge=1, le=4096, description="items that are answered at once, over all trials")
+    finalists: int = Field(default=4, ge=1, le=64, description="the best on dev, compared afresh on the confirm split")
+    max_billed: MaxBilled = Field(default_factory=MaxBilled)
+    baselines: Literal["auto", "none"] = Field(
+        default="auto", description="`auto`: each model alone, self-consistency and best-of-n at the winner's tokens"
+    )
+
+    @field_validator("objectives")
+    @classmethod
+    def _one_quality(cls, value: tuple[Objective, ...]) -> tuple[Objective, ...]:
+        if not value or value[0] != "quality" or len(value) > 2 or len(set(value)) < len(value):
+            raise ValueError("`quality` must come first, and at most one cost after it, as in [quality, tokens]")
+        return value
+
+
+@dataclass(frozen=True, kw_only=True)
+class SearchJob:
+    """A job that has been read and checked."""
+
+    spec: JobSpec
+    space: Space
+    document: Document
+
+    @classmethod
+    def load(cls, source: Document | Path | str, *, check: Check | None = None) -> SearchJob:
+        """Read a job from a document, a file (`Path`) or text (`str`).
+
+        Raises:
+            SpecError: A field is wrong; `where` says file, line and field.
+            UnknownNameError: There is no such sampler.
+        """
+        document = source if isinstance(source, Document) else load_document(source)
+        data = document.data
+        if not isinstance(data, dict):
+            raise document.error((), "a search job must be a mapping with `space` and `data`")
+        if "space" not in data:
+            raise document.error(
+                (), "the field `space` is missing: a pipeline with holes, or the path of a file with one"
+            )
+        try:
+            spec = JobSpec.model_validate({key: value for key, value in data.items() if key != "space"})
+        except ValidationError as error:
+            raise _explained(document, error) from None
+        SAMPLERS.get(spec.sampler, where=f"{document.where(('sampler',))}: sampler")
+        return cls(spec=spec, space=Space(_space_document(document, data["space"]), check=check), document=document)
+
+    @property
+    def name(self) -> str:
+        """The study's name where nobody gives another."""
+        return self.spec.name or (self.document.path.stem if self.document.path else "search")
+
+    @property
+    def base(self) -> Path:
+        """The folder that the job's data file is relative to."""
+        return self.document.path.parent if self.document.path else Path()
+
+    @property
+    def measure(self) -> Measure:
+        """The cost that the front is drawn over: the second objective, else tokens."""
+        return cast(Measure, self.spec.objectives[1]) if len(self.spec.objectives) > 1 else "tokens"
+
+    @property
+    def directions(self) -> list[Direction]:
+        """Quality up, cost down."""
+        return ["maximize", "minimize"][: len(self.spec.objectives)]  # type: ignore[return-value]  # mypy widens a slice of literals
+
+    @property
+    def startup(self) -> int:
+        """Trials drawn at random before a sampler starts to model."""
+        return max(4, min(10, self.spec.trials // 3))
+
+    def to_data(self) -> dict[str, Json]:
+        """The job as plain data, its space inline."""
+        fields = cast("dict[str, Json]", self.spec.model_dump(mode="json", exclude_unset=True))
+        return {**fields, "space": self.space.document.data}
+
+    def to_yaml(self) -> str:
+        """The job as one YAML document."""
+        return dump(self.to_data())
+
+    def identity(self, data_hash: str) -> str:
+        """The hash of all that decides the trials and their scores; name, concurrency and limits do not."""
+        aside = {"name", "concurrency", "max_billed"}
+        fields = cast("dict[str, Json]", self.spec.model_dump(mode="json", exclude=aside))
+        return content_hash({**fields, "data": data_hash, "space": self.space.document.data})
+
+
+def load_job(source: str | Path) -> SearchJob:
+    """A job by the path of its file, or by the name of one that comes along (`demo`).
+
+    Raises:
+        SpecError: There is no such job, or it is wrong.
+    """
+    path = Path(source)
+    known = {job.stem: job for job in JOBS.glob("*.yaml")}
+    if str(source) in known and not path.exists():
+        return SearchJob.load(load_document(known[str(source)], name=f"{source} (built in)"))
+    if not path.exists() and path.suffix not in (".yaml", ".yml"):
+        near = nearest(str(source), known)
+        rest = "" if near else f"; jobs that come along: {', '.join(sorted(known))}"
+        raise SpecError(
+            f"no search job `{source}`: no such file, and no job of this name comes along{rest}", suggestion=near
+        )
+    return SearchJob.load(path)
+
+
+def _space_document(document: Document, space: Json) -> Document:
+    if isinstance(space, str):
+        path = (document.path.parent if document.path else Path()) / space
+        if not path.exists():
+            raise document.error(("space",), f"there is no file `{space}`")
+        return load_document(path)
+    lines = {place[1:]: line for place, line in document.lines.items() if place and place[0] == "space"}
+    return Document(data=space, name=document.name, lines=lines, path=document.path)
+
+
+def _explained(document: Document, error: ValidationError) -> SpecError:
+    """The first mistake as one sentence with its place."""
+    first = error.errors()[0]
+    place: Place = tuple(part for part in first["loc"] if _is_there(document.data, part, first["loc"]))
+    if first["type"] == "extra_forbidden":
+        known = _fields(first["loc"][:-1])
+        name = str(first["loc"][-1])
+        near = nearest(name, known)
+        rest = "" if near or not known else f"; the fields are {', '.join(sorted(known))}"
+        return document.error(tuple(first["loc"]), f"unknown field `{name}`{rest}", near)
+    if first["type"] == "missing":
+        return document.error(tuple(first["loc"][:-1]), f"the field `{first['loc'][-1]}` is missing")
+    return document.error(place, _message(first), _near_option(first))
+
+
+def _is_there(data: Json, part: int | str, loc: tuple[int | str, ...]) -> bool:
+    """Whether a part of pydantic's location is a key of the document and not the name of a type that it tried."""
+    for step in loc:
+        if isinstance(data, Mapping) and step in data:
+            if step == part:
+                return True
+            data = data[str(step)]
+        elif isinstance(data, list) and isinstance(step, int) and step < len(data):
+            if step == part:
+                return True
+            data = data[step]
+    return False
+
+
+def _fields(loc: tuple[int | str, ...]) -> list[str]:
+    kinds: dict[tuple[int | str, ...], type[BaseModel]] = {
+        ("data",): DataSpec,
+        ("split",): SplitSpec,
+        ("max_billed",): MaxBilled,
+    }
+    if not loc:
+        return [*JobSpec.model_fields, "space"]
+    return list(kinds[loc].model_fields) if loc in kinds else []
+
+
+def _message(first: ErrorDetails) -> str:
+    message = first["msg"].removeprefix("Value error, ")
+    shown = repr(first["input"]) if not isinstance(first["input"], dict) else "this"
+    if first["type"] == "value_error":
+        return message
+    return f"the value is {shown}; {message[0].lower()}{message[1:]}"
+
+
+def _near_option(first: ErrorDetails) -> str | None:
+    if first["type"] != "literal_error" or not isinstance(first["input"], str):
+        return None
+    options = get_args(Objective) if first["loc"][0] == "objectives" else ("auto", "none")
+    return nearest(first["input"], options)

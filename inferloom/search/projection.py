@@ -1,0 +1,80 @@
+"""Our trials shown to Optuna's own ecosystem: a copy in Optuna's storage, in the same database.
+
+Our tables are the truth. Whatever the tables of Optuna say otherwise (after a kill, or because somebody changed them)
+is made again from ours.
+"""
+
+from __future__ import annotations
+
+import warnings
+from collections.abc import Sequence
+from typing import TYPE_CHECKING
+
+from inferloom.search.samplers import Direction, Told, frozen_trial
+from inferloom.search.space import Space
+
+if TYPE_CHECKING:
+    from optuna.storages import RDBStorage
+    from optuna.trial import FrozenTrial
+
+
+class Projection:
+    """The study in Optuna's storage.
+
+    Args:
+        url: The database (`Store.optuna_url`).
+        name: The study's name, here and there.
+        space: For the distributions of the holes.
+        directions: One per objective.
+    """
+
+    def __init__(self, url: str, name: str, space: Space, directions: Sequence[Direction]) -> None:
+        self._url, self._name, self._space, self._directions = url, name, space, list(directions)
+        self._storage: RDBStorage | None = None
+
+    def mirror(self, finished: Sequence[Told]) -> None:
+        """Bring Optuna's copy to these trials, in the order of their numbers. Blocks; call it from a thread."""
+        import optuna
+
+        optuna.logging.set_verbosity(optuna.logging.ERROR)
+        if self._storage is None:
+            self._storage = _open(self._url)
+        ours = [frozen_trial(self._space, told) for told in finished]
+        known = {summary.study_name: summary for summary in optuna.get_all_study_summaries(self._storage)}
+        if self._name in known:
+            directions = [direction.name.lower() for direction in known[self._name].directions]
+            theirs = optuna.load_study(study_name=self._name, storage=self._storage).trials
+            if directions != self._directions or not _agree(theirs, ours):
+                optuna.delete_study(study_name=self._name, storage=self._storage)
+        study = optuna.create_study(
+            study_name=self._name, storage=self._storage, directions=self._directions, load_if_exists=True
+        )
+        study.add_trials(ours[len(study.trials) :])
+
+    def close(self) -> None:
+        """Let go of the database."""
+        if self._storage is not None:
+            self._storage.remove_session()
+            self._storage.engine.dispose()
+            self._storage = None
+
+
+def _open(url: str) -> RDBStorage:
+    """Optuna's storage; it makes its tables, and waits its turn where our writer holds the database."""
+    from optuna.storages import RDBStorage
+
+    arguments: dict[str, object] = {"connect_args": {"timeout": 30}} if url.startswith("sqlite") else {}
+    with warnings.catch_warnings():
+        # SQLAlchemy's and Alembic's notes on Optuna's own tables are nothing that a user could act on.
+        warnings.simplefilter("ignore")
+        return RDBStorage(url, engine_kwargs=arguments)
+
+
+def _agree(theirs: Sequence[FrozenTrial], ours: Sequence[FrozenTrial]) -> bool:
+    """Whether what Optuna has is the beginning of what we have."""
+    if len(theirs) > len(ours):
+        return False
+    return all(
+        their.state == our.state and their.params == our.params and their.values == our.values
+        for their, our in zip(theirs, ours, strict=False)
+    )

@@ -1,0 +1,202 @@
+"""Which points to try next: Optuna's own samplers, held to one rule.
+
+A batch is a function of the study's seed and of the batches finished before it, and of nothing else. So every batch
+starts from a fresh Optuna study in memory, filled with the finished trials in the order of their numbers, and each
+trial is asked by a fresh sampler seeded by (study seed, trial number, draw). Optuna's storage in the database is a
+projection of our tables, for its dashboard and for `optuna.load_study`; see `projection.py`.
+"""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from functools import cached_property, partial
+from random import Random
+from typing import TYPE_CHECKING, Literal, TypeAlias
+
+from inferloom.core.registry import Registry
+from inferloom.pipelines.document import content_hash
+from inferloom.search.constraints import Scalar
+from inferloom.search.space import Space
+from inferloom.search.template import Choice, FloatRange, Hole, Values
+
+if TYPE_CHECKING:
+    from optuna.distributions import BaseDistribution
+    from optuna.samplers import BaseSampler
+    from optuna.study import Study
+    from optuna.trial import FrozenTrial
+
+Direction: TypeAlias = Literal["maximize", "minimize"]
+SamplerFactory: TypeAlias = "Callable[[int, int], BaseSampler]"
+"""Makes a sampler from (seed, trials to draw at random before it starts to model)."""
+
+SAMPLERS: Registry[SamplerFactory] = Registry("sampler")
+
+SMALL = 2_000
+"""A space with at most this many ways to fill its holes is listed, so that its last new points are found."""
+DRAWS = 12
+"""Times that a trial is asked again while its point is invalid or was tried before."""
+
+
+@SAMPLERS.register("random")
+def random_sampler(seed: int, startup: int) -> BaseSampler:
+    """Every hole evenly at random."""
+    from optuna.samplers import RandomSampler
+
+    return RandomSampler(seed=seed)
+
+
+@SAMPLERS.register("tpe")
+def tpe_sampler(seed: int, startup: int) -> BaseSampler:
+    """Tree-structured Parzen estimator (Bergstra et al., NeurIPS 2011); trials of one batch repel each other."""
+    from optuna.samplers import TPESampler
+
+    return TPESampler(seed=seed, n_startup_trials=startup)
+
+
+@dataclass(frozen=True, slots=True)
+class Told:
+    """A finished trial as the sampler sees it."""
+
+    values: Mapping[str, Scalar]
+    objectives: tuple[float, ...]
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Asked:
+    """A trial to run: a valid point of the space."""
+
+    number: int
+    values: Values
+    key: str
+    """The hash of the point's data: two trials with one key are the same pipeline."""
+
+
+class Proposer:
+    """Asks for batches.
+
+    Args:
+        space: Where the points come from.
+        sampler: A name of `SAMPLERS`.
+        seed: The study's seed.
+        directions: One per objective.
+        startup: Trials drawn at random before the sampler starts to model.
+
+    Raises:
+        UnknownNameError: There is no such sampler.
+    """
+
+    def __init__(self, space: Space, sampler: str, seed: int, directions: Sequence[Direction], startup: int) -> None:
+        self._space = space
+        self._factory = SAMPLERS.get(sampler)
+        self._seed = seed
+        self._directions = list(directions)
+        self._startup = startup
+
+    def batch(self, first: int, size: int, finished: Sequence[Told]) -> list[Asked]:
+        """The trials `first`, `first + 1`, ... of the next batch.
+
+        Points that no trial had yet are preferred. A small space of which every point was tried gives a short or an
+        empty batch.
+
+        Args:
+            first: The number of the batch's first trial.
+            size: How many trials.
+            finished: Every trial before `first`, in order.
+
+        Raises:
+            SpecError: The space has no valid point.
+        """
+        study = self._study(finished)
+        tried = {self._key(told.values) for told in finished}
+        batch: list[Asked] = []
+        for number in range(first, first + size):
+            if self._points and tried.issuperset(self._points):
+                break
+            values = self._ask(study, number, tried)
+            key = self._key(values)
+            tried.add(key)
+            batch.append(Asked(number=number, values=values, key=key))
+        return batch
+
+    @cached_property
+    def _points(self) -> dict[str, Values]:
+        """The valid points of a small space by key; empty for a large one."""
+        return {self._key(values): values for values in self._space.valid_points(SMALL) or []}
+
+    def _key(self, values: Mapping[str, Scalar]) -> str:
+        return content_hash(self._space.point(values))
+
+    def _study(self, finished: Sequence[Told]) -> Study:
+        import optuna
+
+        optuna.logging.set_verbosity(optuna.logging.ERROR)
+        study = optuna.create_study(directions=self._directions)
+        study.add_trials([frozen_trial(self._space, told) for told in finished])
+        return study
+
+    def _ask(self, study: Study, number: int, tried: set[str]) -> Values:
+        """One trial's point: the first valid and new draw, else a new one of a small space, else any valid one."""
+        from optuna.trial import TrialState
+
+        known: Values | None = None
+        for draw in range(DRAWS):
+            study.sampler = self._factory(derived_seed(self._seed, number, draw), self._startup)
+            trial = study.ask()
+            _, values = self._space.fill(partial(_suggest, trial))
+            if self._space.is_valid(values):
+                if self._key(values) not in tried:
+                    return values
+                known = known or values
+            # A failed trial is invisible to the samplers; one left running would repel later trials of the batch.
+            study.tell(trial, state=TrialState.FAIL)
+        return self._fallback(study, number, tried, known)
+
+    def _fallback(self, study: Study, number: int, tried: set[str], known: Values | None) -> Values:
+        rng = Random(derived_seed(self._seed, number, DRAWS))
+        fresh = [values for key, values in self._points.items() if key not in tried]
+        values = rng.choice(fresh) if fresh else known or self._space.sample(rng)
+        study.enqueue_trial(dict(values))
+        trial = study.ask()
+        self._space.fill(partial(_suggest, trial))
+        return values
+
+
+def derived_seed(*parts: object) -> int:
+    """A 32-bit seed that is a function of its parts."""
+    text = "|".join(str(part) for part in parts)
+    return int.from_bytes(hashlib.blake2b(text.encode(), digest_size=4).digest(), "big")
+
+
+def distribution(hole: Hole) -> BaseDistribution:
+    """What Optuna calls the values of a hole."""
+    from optuna.distributions import CategoricalDistribution, FloatDistribution, IntDistribution
+
+    if isinstance(hole, Choice):
+        return CategoricalDistribution(hole.options)
+    if isinstance(hole, FloatRange):
+        return FloatDistribution(hole.low, hole.high, log=hole.log, step=hole.step)
+    return IntDistribution(hole.low, hole.high, log=hole.log, step=hole.step)
+
+
+def frozen_trial(space: Space, told: Told) -> FrozenTrial:
+    """A finished trial in Optuna's form."""
+    from optuna.trial import create_trial
+
+    return create_trial(
+        params=dict(told.values),
+        distributions={name: distribution(space.holes[name]) for name in told.values},
+        values=list(told.objectives),
+    )
+
+
+def _suggest(trial: object, hole: Hole) -> Scalar:
+    from optuna.trial import Trial
+
+    assert isinstance(trial, Trial)
+    if isinstance(hole, Choice):
+        return trial.suggest_categorical(hole.name, hole.options)
+    if isinstance(hole, FloatRange):
+        return trial.suggest_float(hole.name, hole.low, hole.high, log=hole.log, step=hole.step)
+    return trial.suggest_int(hole.name, hole.low, hole.high, log=hole.log, step=hole.step)
