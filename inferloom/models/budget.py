@@ -3,11 +3,11 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 
 from inferloom.core.errors import BudgetExceededError
-from inferloom.core.types import Usage
+from inferloom.core.types import Completion, Usage
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -33,8 +33,11 @@ def measures(usage: Usage) -> Mapping[str, float]:
 class Purse:
     """What is left of a budget, shared by everything that spends from it on one event loop."""
 
-    def __init__(self, budget: Budget, spent: Usage | None = None) -> None:
+    def __init__(self, budget: Budget, spent: Usage | None = None, label: str = "") -> None:
         self.limits = budget.limits()
+        self.refused = False
+        """Whether something did not fit."""
+        self._label = label
         self.spent = spent or Usage()
         self._reserved: dict[int, Usage] = {}
         self._settled: asyncio.Event | None = None
@@ -71,13 +74,19 @@ class Purse:
                 if granted:
                     break
                 limit = self.fits(most(1)) or limit
-                raise BudgetExceededError(limit, self.limits[limit], measures(self.spent + most(1))[limit])
+                raise self.refusal(limit, most(1))
             if self._settled is None:
                 self._settled = asyncio.Event()
             await self._settled.wait()
         self._next += 1
         self._reserved[self._next] = most(granted)
         return self._next, granted
+
+    def refusal(self, limit: str, most: Usage, received: Sequence[Completion] = ()) -> BudgetExceededError:
+        """The error that says that spending `most` more would pass `limit`."""
+        self.refused = True
+        needed = measures(self.spent + most)[limit]
+        return BudgetExceededError(f"{self._label}{limit}", self.limits[limit], needed, received=received)
 
     def settle(self, ticket: int, spent: Usage) -> None:
         """Replace a reservation by what was spent."""

@@ -19,11 +19,11 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from weakref import WeakKeyDictionary
 
-from inferloom.core.errors import BadResponseError, BudgetExceededError, ModelError, Outcome, StorageError
+from inferloom.core.errors import BadResponseError, ModelError, Outcome, StorageError
 from inferloom.core.protocols import Backend, TokenSink
 from inferloom.core.types import Completion, Request, Usage
 from inferloom.models.backends import open_backend
-from inferloom.models.budget import Budget, Purse, measures
+from inferloom.models.budget import Budget, Purse
 from inferloom.models.nominal import PrefixModel, nominal_usage, request_text, upper_bound
 from inferloom.models.retry import retrying
 from inferloom.models.spec import ModelSpec
@@ -106,7 +106,7 @@ class Gateway:
 
     def __init__(self, store: Store, *, max_billed: Budget | None = None) -> None:
         self.store = store
-        self.billed = Purse(max_billed or Budget())
+        self.billed = Purse(max_billed or Budget(), label="max_billed ")
         self._models: dict[str, OpenModel] = {}
         self._stored_requests: set[tuple[str, str]] = set()
 
@@ -229,8 +229,7 @@ class RunClient:
         self.nominal[name] += spent
         if granted < request.n:
             limit = self.purse.fits(most(request.n - granted)) or next(iter(self.purse.limits))
-            needed = measures(self.purse.spent + most(request.n - granted))[limit]
-            raise BudgetExceededError(limit, self.purse.limits[limit], needed, received=completions, where=path)
+            raise self.purse.refusal(limit, most(request.n - granted), completions)
         return completions
 
     def _ask(self, name: str, request: Request, path: str, on_token: TokenSink | None) -> _Asked:
@@ -326,13 +325,12 @@ class RunClient:
             try:
                 if granted < len(indices):
                     limit = gateway.billed.fits(bound) or "calls"
-                    allowed, needed = gateway.billed.limits[limit], measures(bound)[limit]
-                    raise BudgetExceededError(f"max_billed {limit}", allowed, needed, where=asked.path)
+                    raise gateway.billed.refusal(limit, bound)
                 seeds = [draw_seed(asked.address, index) for index in indices]
                 sink = _positions(asked, indices)
                 completions = await asked.model.backend.generate(replace(asked.request, n=len(indices)), seeds, sink)
-                spent = _billed(spec, completions, time.time() - started)
-                return await self._commit(asked, attempt, indices, completions, spent, started)
+                if not completions:
+                    raise BadResponseError("the model sent no completion", where=spec.model)
             except (ModelError, asyncio.CancelledError) as error:
                 outcome: Outcome = error.outcome if isinstance(error, ModelError) else "unknown"
                 spent = bound if outcome == "unknown" else Usage()
@@ -341,6 +339,9 @@ class RunClient:
                 row = self._row(asked, attempt, indices[0], bound=spent, outcome=outcome, error=reason, started=started)
                 gateway.store.submit(row)
                 raise
+            else:
+                spent = _billed(spec, completions, time.time() - started)
+                return await self._commit(asked, attempt, indices, completions, spent, started)
             finally:
                 gateway.billed.settle(ticket, spent)
 
@@ -354,8 +355,6 @@ class RunClient:
         started: float,
     ) -> dict[int, Completion]:
         """Write what came before anybody sees it."""
-        if not completions:
-            raise BadResponseError("the model sent no completion", where=asked.model.spec.model)
         prompt = max(completion.prompt_tokens for completion in completions)
         made = {
             index: replace(completion, prompt_tokens=prompt, id=asked.address.completion_id(index))

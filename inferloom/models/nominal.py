@@ -2,7 +2,7 @@
 
 Each logical request is charged once: its prompt once, every completion it hands over. Cached tokens come from a stated
 model of a prefix cache that holds the prompts of the run: a prompt's longest prefix, in blocks of 64 characters, that
-an earlier request of the same node or of a node before it has sent to the same model. Seconds come from per-model rates.
+an earlier request of the same node or of a node before it has sent to the same model. Seconds come from the rates.
 """
 
 from __future__ import annotations

@@ -36,6 +36,12 @@ _FINISH: dict[str | None, FinishReason] = {"stop": "stop", "length": "length"}
 _KEY_LIKE = re.compile(r"\b(?:sk|pk|key|gsk|hf|xai)[-_][A-Za-z0-9*._-]{6,}")
 
 
+class MissingLogprobsError(BadResponseError):
+    """The server quietly left out the log-probabilities that were asked for; asking again would not help."""
+
+    retryable = False
+
+
 class Reply(Protocol):
     """A whole reply."""
 
@@ -233,7 +239,7 @@ def _assemble(parts: Sequence[_Part], usage: WireUsage, request: Request, n: int
     completions: list[Completion] = []
     for part, share in zip(ordered, shares, strict=True):
         if request.logprobs is not None and part.logprobs is None and part.text:
-            raise BadResponseError(
+            raise MissingLogprobsError(
                 "log-probabilities were asked for and did not come; set `reject: [logprobs]` for this model",
                 where=where,
             )

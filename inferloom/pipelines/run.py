@@ -160,6 +160,11 @@ async def _execute(step: StepSpec, state: NodeState) -> NodeOutput:
     return output
 
 
+def _spent() -> Usage:
+    """What the current run has spent, nominally."""
+    return total(_CURRENT.get().client.nominal.values())
+
+
 class Pipeline:
     """A pipeline that is ready to answer.
 
@@ -176,7 +181,7 @@ class Pipeline:
             name: gateway.model(model, where=spec.where("models", name)) for name, model in spec.models.items()
         }
         check_capabilities(spec, {name: model.backend.capabilities for name, model in self._models.items()})
-        self._compiled: CompiledGraph = compile_graph(spec, _execute)
+        self._compiled: CompiledGraph = compile_graph(spec, _execute, _spent)
         self._saved = False
 
     @classmethod

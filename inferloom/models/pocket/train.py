@@ -54,7 +54,7 @@ class Size:
 SIZES = {
     "small": Size(hidden=96, layers=3, steps=2800, rate=2e-2, easy_part=1.0, solve_early=0.76),
     "medium": Size(hidden=128, layers=4, steps=1600, rate=1.5e-2),
-    "large": Size(hidden=192, layers=4, steps=1500, rate=1.5e-2),
+    "large": Size(hidden=192, layers=4, steps=1400, rate=1.2e-2),
 }
 
 
@@ -206,12 +206,15 @@ def own_attempts(
 
 
 def optimizers(model: LlamaForCausalLM, rate: float) -> list[torch.optim.Optimizer]:
-    """Muon for the weight matrices, AdamW for the embedding and the norms."""
+    """Muon for the weight matrices; AdamW for the norms and the embedding, which is the output layer too.
+
+    A step of AdamW moves a logit by up to rate times width, hence the rate that falls with the width.
+    """
     matrices = [p for n, p in model.named_parameters() if p.ndim == 2 and "embed" not in n]
     others = [p for n, p in model.named_parameters() if p.ndim != 2 or "embed" in n]
     return [
         torch.optim.Muon(matrices, lr=rate, weight_decay=0.02, adjust_lr_fn="match_rms_adamw"),
-        torch.optim.AdamW(others, lr=min(rate, 6e-3), betas=(0.9, 0.95), weight_decay=0.0, fused=True),
+        torch.optim.AdamW(others, lr=0.4 / model.config.hidden_size, betas=(0.9, 0.95), weight_decay=0.0, fused=True),
     ]
 
 

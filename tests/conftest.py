@@ -1,0 +1,13 @@
+"""Every test runs in a clean environment: no keys, no tracing, no database of the user's."""
+
+from __future__ import annotations
+
+import pytest
+
+
+@pytest.fixture(autouse=True)
+def clean_environment(monkeypatch: pytest.MonkeyPatch) -> None:
+    for name in ("OPENAI_API_KEY", "OPENAI_BASE_URL", "INFERLOOM_DB", "INFERLOOM_DEBUG"):
+        monkeypatch.delenv(name, raising=False)
+    monkeypatch.setenv("LANGSMITH_TRACING", "false")
+    monkeypatch.setenv("HF_HUB_OFFLINE", "1")
