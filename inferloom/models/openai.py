@@ -132,8 +132,9 @@ class OpenAIBackend:
             raise ModelTimeoutError(f"no answer within {self._spec.timeout:g} s", where=self.where) from None
         except OpenAIError as error:
             raise failure(error, self.where, self._key, self._key_name) from None
-        except json.JSONDecodeError as error:
-            raise BadResponseError(f"the reply is not JSON: {error.msg}", where=self.where) from None
+        except (json.JSONDecodeError, UnicodeDecodeError) as error:
+            reason = error.msg if isinstance(error, json.JSONDecodeError) else error.reason
+            raise BadResponseError(f"the reply is not JSON: {reason}", where=self.where) from None
 
     async def _stream(self, path: str, body: dict[str, JsonValue], on_token: TokenSink) -> Reply:
         from openai import AsyncStream

@@ -166,6 +166,12 @@ class ModelSpec(_Part):
                 raise SetupError(f"`extra` must not hold `{name}`; name an environment variable in `key` instead")
         return value
 
+    @model_validator(mode="after")
+    def _prefix_has_a_way(self) -> ModelSpec:
+        if self.model.startswith("openai:") and self.capabilities.prefix and self.prefix == "off":
+            raise ValueError("`capabilities: {prefix: true}` needs `prefix: completions` or `continue_final_message`")
+        return self
+
     @classmethod
     def parse(cls, value: object, *, where: str | None = None) -> ModelSpec:
         """A spec from its YAML value.

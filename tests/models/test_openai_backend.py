@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import time
 from email.utils import formatdate
 
@@ -213,11 +214,25 @@ async def test_missing_fields_are_a_bad_response(reply: object, field: str, monk
         await model.aclose()
 
 
+async def test_connections_of_another_event_loop_are_not_reused() -> None:
+    with FlakyServer() as server:
+        model = backend(server)
+
+        async def ask_once() -> str:
+            [made] = await model.generate(ASK, [1])
+            await model.aclose()
+            return made.text
+
+        texts = [await asyncio.to_thread(asyncio.run, ask_once()) for _ in range(2)]
+        assert [await ask_once()] == texts[:1] == texts[1:]
+
+
 async def test_log_probabilities_that_do_not_come_are_an_error() -> None:
     with FlakyServer(ignores=["logprobs"]) as server:
         model = backend(server)
-        with pytest.raises(BadResponseError, match=r"reject: \[logprobs\]"):
+        with pytest.raises(BadResponseError, match=r"reject: \[logprobs\]") as caught:
             await model.generate(Request(messages=ASK.messages, logprobs=0), [1])
+        assert (caught.value.retryable, caught.value.outcome) == (False, "unknown")
         await model.aclose()
 
 

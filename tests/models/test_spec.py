@@ -72,6 +72,7 @@ def test_yaml_round_trip(value: dict[str, object]) -> None:
         ({"model": "openai:x", "timeout": 0}, "p.yaml:3: `timeout` should be greater than 0, not 0"),
         ({"model": "openai:x", "price": {"input": -1}}, "`price.input` should be greater than or equal to 0, not -1"),
         ({"model": "openai:x", "base_url": "localhost:8000"}, "must be a URL that starts with http"),
+        ({"model": "openai:x", "capabilities": {"prefix": True}}, "needs `prefix: completions`"),
         ({}, "p.yaml:3: model: Field required"),
         (3, "p.yaml:3: a model must be `scheme:name` or a mapping with `model`, not int"),
     ],
