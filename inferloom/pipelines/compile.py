@@ -226,7 +226,7 @@ def _plain_node(spec: PipelineSpec, step: StepSpec, sources: Sequence[str], exec
 
 
 def _branching_node(spec: PipelineSpec, step: StepSpec, execute: Execute, spent: Spent | None) -> _NodeFunction:
-    """A node of a graph with conditions: it reads the edges that fired since it last ran, and chooses where to go on."""
+    """A node of a graph with conditions: it reads the edges that fired since it last ran, and chooses its way on."""
     path, final = step.path, step.path == spec.graph.end
     whole_text = spec.answer == "text"
     graph = spec.graph

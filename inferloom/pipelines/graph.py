@@ -81,7 +81,7 @@ class Condition:
 
 
 def agreement(answers: Sequence[str | None]) -> float:
-    """The share of the most common answer among all candidates, in [0, 1]; a candidate without an answer agrees with none."""
+    """The share of the most common answer among all candidates, in [0, 1]; no answer agrees with none."""
     counts = Counter(normalise(answer) for answer in answers if answer is not None)
     return max(counts.values()) / len(answers) if counts else 0.0
 
@@ -282,7 +282,8 @@ class Graph:
             named = ", ".join(f"`{path}`" for path in ends)
             raise error(
                 places[ends[1]],
-                f"the pipeline has {len(ends)} ends ({named}) and must have one; join them in a node such as `vote` or `fuse`",
+                f"the pipeline has {len(ends)} ends ({named}) and must have one; "
+                "join them in a node such as `vote` or `fuse`",
             )
         for path in self.paths:
             forward = self._forward_out(path)

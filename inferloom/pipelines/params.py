@@ -1,11 +1,11 @@
-"""A node's parameters from their YAML values, with errors in our words: what is wrong, what is legal, what was meant."""
+"""A node's parameters from their YAML values; errors say what is wrong, what is legal and what was probably meant."""
 
 from __future__ import annotations
 
 import json
 from collections.abc import Mapping
 
-from pydantic import BaseModel, ValidationError
+from pydantic import ValidationError
 from pydantic_core import ErrorDetails
 
 from inferloom.core.errors import SpecError, nearest
@@ -90,11 +90,8 @@ def _explained(
         return document.error(place, f"`{kind.name}` needs the parameter `{field}`")
     schema = kind.Params.model_json_schema()
     allowed = _allowed(schema["properties"].get(field, {}), schema.get("$defs", {}))
-    inner = tuple(part for part in first["loc"][1:] if _within(written.get(field), part))
-    value = _follow(written.get(field), inner)
+    inner, value = _inside(written.get(field), first["loc"][1:])
     name = field_name((field, *inner))
-    if inner and isinstance(fields[field].annotation, type) and issubclass(fields[field].annotation, BaseModel):
-        return document.error((*at, *inner), f"`{name}` of `{kind.name}`: {_message(first)}, not {_shown(value)}")
     if allowed is None or inner or first["type"] in ("value_error", "assertion_error"):
         return document.error(
             (*at, *inner), f"`{name}` of `{kind.name}` is wrong: {_message(first)}, not {_shown(value)}"
@@ -106,19 +103,18 @@ def _explained(
     return document.error(at, f"`{name}` of `{kind.name}` must be {allowed}, not {_shown(value)}", near)
 
 
-def _within(value: Json, part: str | int) -> bool:
-    return (isinstance(value, list) and isinstance(part, int)) or (isinstance(value, dict) and part in value)
-
-
-def _follow(value: Json, way: tuple[str | int, ...]) -> Json:
-    for part in way:
-        if isinstance(value, list) and isinstance(part, int) and part < len(value):
-            value = value[part]
-        elif isinstance(value, dict) and isinstance(part, str) and part in value:
-            value = value[part]
-        else:
-            break
-    return value
+def _inside(value: Json, location: tuple[str | int, ...]) -> tuple[tuple[str | int, ...], Json]:
+    """The part of pydantic's location that leads into a value, and what is there; the rest names a union's branch."""
+    way: tuple[str | int, ...] = ()
+    for part in location:
+        items: dict[str | int, Json] = {}
+        if isinstance(value, list):
+            items.update(enumerate(value))
+        elif isinstance(value, dict):
+            items.update(value.items())
+        if part in items:
+            way, value = (*way, part), items[part]
+    return way, value
 
 
 def _message(details: ErrorDetails) -> str:

@@ -123,7 +123,7 @@ def check_capabilities(spec: PipelineSpec, capabilities: Mapping[str, Capabiliti
             if missing:
                 wanted = " and ".join(f"`{name}`" for name in missing)
                 raise CapabilityError(
-                    f"`{step.node.name}` needs {wanted}, which model `{model}` ({spec.models[model].model}) does not have"
+                    f"`{step.node.name}` needs {wanted}, which model `{model}` ({spec.models[model].model}) has not"
                     f" (it has {', '.join(there) or 'none of the optional capabilities'})",
                     where=spec.where(*step.place),
                 )
@@ -296,7 +296,7 @@ def _remedy(thing: Thing) -> str:
 
 
 def _providers(thing: Thing) -> list[str]:
-    """Registered nodes that provide something and do not need it themselves, judged with default or example parameters."""
+    """Registered nodes that provide something and do not need it themselves, judged with their example parameters."""
     found = []
     for name, kind in NODES:
         example = getattr(kind, "example", None)
@@ -317,12 +317,14 @@ def _check_condition(spec: PipelineSpec, edge: Edge, flow: Flow) -> None:
     if "candidates" not in flow.available and not condition.needs_usage:
         raise spec.document.error(
             place,
-            f"`{condition.text}` looks at candidates, but there are none after `{edge.source}`; {_remedy('candidates')}",
+            f"`{condition.text}` looks at candidates, but there are none after `{edge.source}`; "
+            + _remedy("candidates"),
         )
     if condition.score is not None and "scores" not in flow.available:
         raise spec.document.error(
             place,
-            f"`{condition.text}` looks at scores, but not every candidate after `{edge.source}` has them; {_remedy('scores')}",
+            f"`{condition.text}` looks at scores, but not every candidate after `{edge.source}` has them; "
+            + _remedy("scores"),
         )
     if condition.needs_usage:
         beside = [

@@ -134,7 +134,7 @@ class PipelineSpec:
 
     @cached_property
     def hash(self) -> str:
-        """32 hex digits for the content. The order of `nodes` counts (it decides draws); that of other keys does not."""
+        """32 hex digits for the content. The order of `nodes` counts, since it decides draws; other orders do not."""
         data = self.to_data()
         nodes = data.get("nodes")
         if isinstance(nodes, dict):
