@@ -121,8 +121,13 @@ class Store:
         self._writer.run(None)
 
     def close(self) -> None:
-        """Write what waits and let go of the database; closing twice does nothing more."""
+        """Write what waits and let go of the database; closing twice does nothing more.
+
+        Raises:
+            StorageError: Rows handed over by `submit` could not be written, and no caller was told so far.
+        """
         self._finish()
+        self._writer.raise_if_untold()
 
     def __enter__(self) -> Store:
         return self

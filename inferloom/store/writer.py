@@ -42,6 +42,11 @@ class Submission:
         self.loop: asyncio.AbstractEventLoop | None = None
         self.waiter: asyncio.Future[None] | None = None
 
+    @property
+    def waited(self) -> bool:
+        """Whether anybody waits for it."""
+        return self.future is not None or self.waiter is not None
+
 
 class Writer:
     """The writing thread of one store.
@@ -65,6 +70,8 @@ class Writer:
         self._gate = threading.Lock()
         self._refusal: str | None = None
         self._failed = False
+        self._told = False
+        """Whether anybody was told of the failure."""
         self._thread = threading.Thread(target=self._work, name="inferloom-writer", daemon=True)
         self._thread.start()
 
@@ -87,7 +94,13 @@ class Writer:
     def raise_if_failed(self) -> None:
         """Raise the error that every write would raise now, if any."""
         if self._refusal is not None:
+            self._told = True
             raise StorageError(self._refusal)
+
+    def raise_if_untold(self) -> None:
+        """Raise the error of rows that nobody waited for, unless somebody was told of it already."""
+        if self._failed and not self._told:
+            self.raise_if_failed()
 
     def write_sync(self, rows: Iterable[Row]) -> None:
         """The same for callers without an event loop."""
@@ -128,8 +141,7 @@ class Writer:
 
     def _submit(self, submission: Submission) -> None:
         with self._gate:
-            if self._refusal is not None:
-                raise StorageError(self._refusal)
+            self.raise_if_failed()
             self._queue.put(submission)
 
     def _work(self) -> None:
@@ -198,7 +210,7 @@ class Writer:
             retry = Submission(cleaned)
             retry.future, retry.loop, retry.waiter = submission.future, submission.loop, submission.waiter
             self._commit(pooled, [retry])
-        elif submission.future is None and submission.loop is None:
+        elif not submission.waited:
             self._give_up(error, [])
         elif isinstance(error, InferloomError):
             _wake([submission], error)
@@ -247,6 +259,7 @@ class Writer:
                 self._failed = True
                 self._refusal = f"database {self._place} stopped taking writes ({reason(error)}); no new calls are made"
             batch = batch + self._drained()
+            self._told = self._told or any(submission.waited for submission in batch)
         _wake(batch, self._refusal)
 
     def _drained(self) -> list[Submission]:
