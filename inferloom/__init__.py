@@ -1,4 +1,4 @@
-"""inferloom: inference-time techniques as graph nodes, composed in YAML, searched for the best composition, all accounted for."""
+"""Inference-time techniques as graph nodes: composed in YAML, searched for the best composition, all accounted for."""
 
 from __future__ import annotations
 

@@ -1,7 +1,7 @@
 """Every example in README and docs runs.
 
-In a Markdown file, from top to bottom and in one folder: a YAML block whose first line is a comment `# NAME.yaml` is written to that
-file; bash and python blocks are run. A block after a comment `<!-- not run: REASON -->` is left out.
+In a Markdown file, from top to bottom and in one folder: a YAML block whose first line is a comment `# NAME.yaml` is
+written to that file; bash and python blocks are run. A block after a comment `<!-- not run: REASON -->` is left out.
 """
 
 from __future__ import annotations
@@ -20,7 +20,9 @@ from inferloom.pipelines.spec import PipelineSpec
 
 ROOT = Path(__file__).parents[1]
 DOCUMENTS = [ROOT / "README.md", *sorted((ROOT / "docs").rglob("*.md"))]
-_BLOCK = re.compile(r"(?:<!-- not run: (?P<reason>.+?) -->\n+)?```(?P<language>\w*)\n(?P<code>.*?)^```", re.DOTALL | re.MULTILINE)
+_BLOCK = re.compile(
+    r"(?:<!-- not run: (?P<reason>.+?) -->\n+)?```(?P<language>\w*)\n(?P<code>.*?)^```", re.DOTALL | re.MULTILINE
+)
 _FILE = re.compile(r"# (?P<name>[\w-]+\.(?:yaml|jsonl|csv))\b")
 
 

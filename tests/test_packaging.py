@@ -50,7 +50,19 @@ def installed(wheel: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
     folder = tmp_path_factory.mktemp("fresh")
     venv.create(folder, with_pip=False)
     python = folder / "bin" / "python"
-    run(sys.executable, "-m", "pip", "--python", python, "install", "--no-deps", "--no-index", "--quiet", wheel, cwd=folder)
+    run(
+        sys.executable,
+        "-m",
+        "pip",
+        "--python",
+        python,
+        "install",
+        "--no-deps",
+        "--no-index",
+        "--quiet",
+        wheel,
+        cwd=folder,
+    )
     (packages,) = folder.glob("lib/python*/site-packages")
     # Dependencies only: an editable install hangs on .pth files, which are not read in a folder added this way.
     (packages / "dependencies.pth").write_text(sysconfig.get_path("purelib") + "\n")
@@ -71,9 +83,10 @@ def test_wheel_holds_data_files(wheel: Path, suffix: str) -> None:
 def test_installed_package_works_away_from_the_tree(installed: Path, tmp_path: Path) -> None:
     where = run(installed / "python", "-c", "import inferloom; print(inferloom.__file__)", cwd=tmp_path)
     assert Path(where.strip()).is_relative_to(installed.parent)
-    assert run(installed / "inferloom", "--version", cwd=tmp_path).strip() == tomllib.loads(
-        (ROOT / "pyproject.toml").read_text()
-    )["project"]["version"]
+    assert (
+        run(installed / "inferloom", "--version", cwd=tmp_path).strip()
+        == tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]["version"]
+    )
     nodes = json.loads(run(installed / "inferloom", "nodes", "--json", cwd=tmp_path))
     assert "vote" in {node["name"] for node in nodes}
 

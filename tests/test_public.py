@@ -11,7 +11,9 @@ import pytest
 import inferloom
 
 PACKAGES = ["inferloom"] + [
-    module.name for module in pkgutil.walk_packages(inferloom.__path__, "inferloom.") if module.ispkg and ".pocket" not in module.name and ".migrations" not in module.name
+    module.name
+    for module in pkgutil.walk_packages(inferloom.__path__, "inferloom.")
+    if module.ispkg and ".pocket" not in module.name and ".migrations" not in module.name
 ]
 
 

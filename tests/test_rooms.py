@@ -29,7 +29,18 @@ ALLOWED: dict[str, set[str]] = {
     "serving": {*_LOWER, "pipelines", "evaluation", "routing"},
     "cli": {*_LOWER, "pipelines", "evaluation", "search", "routing", "serving"},
 }
-HEAVY = ("torch", "transformers", "langgraph", "langchain_core", "openai", "optuna", "alembic", "sqlalchemy", "numpy", "matplotlib")
+HEAVY = (
+    "torch",
+    "transformers",
+    "langgraph",
+    "langchain_core",
+    "openai",
+    "optuna",
+    "alembic",
+    "sqlalchemy",
+    "numpy",
+    "matplotlib",
+)
 
 
 def imports(tree: ast.Module) -> Iterator[tuple[int, str]]:
@@ -97,7 +108,8 @@ def test_a_breach_is_seen_wherever_it_stands(source: str) -> None:
 
 def loaded_after(code: str) -> set[str]:
     """Top-level names of the modules that a fresh interpreter holds after running `code`."""
-    script = f"{code}\nimport sys\nprint('\\n'.join(sorted({{name.split('.')[0] for name in sys.modules}})), file=sys.stderr)"
+    told = "import sys; print(*{name.split('.')[0] for name in sys.modules}, file=sys.stderr)"
+    script = f"{code}\n{told}"
     done = subprocess.run([sys.executable, "-c", script], capture_output=True, text=True, check=True, timeout=60)
     return set(done.stderr.split())
 

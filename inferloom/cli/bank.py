@@ -39,7 +39,9 @@ def size(db: Db = DEFAULT_DB, json: Json = False) -> None:
 
 @app.command("prune")
 def prune(
-    older_than: Annotated[float | None, typer.Option("--older-than", metavar="DAYS", min=0, help="Only older ones.")] = None,
+    older_than: Annotated[
+        float | None, typer.Option("--older-than", metavar="DAYS", min=0, help="Only older ones.")
+    ] = None,
     stream: Annotated[str | None, typer.Option("--stream", metavar="NAME", help="Only those of this stream.")] = None,
     model: Annotated[str | None, typer.Option("--model", metavar="NAME", help="Only those of this model.")] = None,
     everything: Annotated[bool, typer.Option("--all", help="Every one.")] = False,
@@ -48,7 +50,9 @@ def prune(
 ) -> None:
     """Remove completions; what is asked for again is then drawn, and billed, again."""
     if not everything and older_than is None and stream is None and model is None:
-        raise SetupError("say what to remove: --older-than DAYS, --stream NAME, --model NAME or --all", where="bank prune")
+        raise SetupError(
+            "say what to remove: --older-than DAYS, --stream NAME, --model NAME or --all", where="bank prune"
+        )
     store = open_store(db)
     try:
         removed = store.bank_prune(older_than_days=older_than, stream=stream, model=model)
@@ -84,7 +88,9 @@ def forget(
 ) -> None:
     """Remove a text: prompts that contain it, their completions, and the texts of runs that had it."""
     if len(text.strip()) < 3:
-        raise SetupError(f"the text to forget must have at least 3 characters but has {len(text.strip())}", where="bank forget")
+        raise SetupError(
+            f"the text to forget must have at least 3 characters but has {len(text.strip())}", where="bank forget"
+        )
     store = open_store(db)
     try:
         report = store.bank_forget(text)

@@ -26,12 +26,17 @@ Part = Literal["all", "dev", "confirm", "test"]
 
 def evaluate(
     pipeline: PipelineArgument,
-    data: Annotated[str, typer.Option("--data", metavar="FILE|pocket[:FAMILY]", help="A .jsonl or .csv file, or made tasks.")],
+    data: Annotated[
+        str, typer.Option("--data", metavar="FILE|pocket[:FAMILY]", help="A .jsonl or .csv file, or made tasks.")
+    ],
     fields: Annotated[
-        list[str] | None, typer.Option("--field", metavar="FIELD=NAME", help="What the file calls a field, e.g. answer=target.")
+        list[str] | None,
+        typer.Option("--field", metavar="FIELD=NAME", help="What the file calls a field, e.g. answer=target."),
     ] = None,
     grader: Annotated[str | None, typer.Option("--grader", metavar="NAME", help="Who judges; exact for files.")] = None,
-    split: Annotated[str, typer.Option("--split", metavar="all|dev|confirm|test", help="Which part of the data.")] = "all",
+    split: Annotated[
+        str, typer.Option("--split", metavar="all|dev|confirm|test", help="Which part of the data.")
+    ] = "all",
     limit: Annotated[int | None, typer.Option("--limit", min=1, help="Only the first so many items.")] = None,
     count_: Annotated[int, typer.Option("--count", min=1, help="How many items to make (made tasks only).")] = 200,
     concurrency: Annotated[int, typer.Option("--concurrency", min=1, help="Items in work at once.")] = 32,
@@ -50,7 +55,9 @@ def evaluate(
         ready = Pipeline.load(pipeline, store=store)
         if split in ("all", "test"):
             store.write_sync(TouchRow(dataset=loaded.name, split="test", study="eval", created=time.time()))
-        done = run_sync(_evaluate(ready, items, loaded, store, stream or uuid.uuid4().hex, split, concurrency, not json))
+        done = run_sync(
+            _evaluate(ready, items, loaded, store, stream or uuid.uuid4().hex, split, concurrency, not json)
+        )
         touches = store.touches(loaded.name)
     finally:
         store.close()
@@ -63,7 +70,9 @@ def evaluate(
     print_text(f"billed: {usage_line(done.billed)}; {done.wall_seconds:.1f} s")
     if done.failures:
         failed = done.failures[0]
-        print_text(f"{count(len(done.failures), 'item')} failed and count as wrong; the first, {failed.item}: {failed.stopped}")
+        print_text(
+            f"{count(len(done.failures), 'item')} failed and count as wrong; the first, {failed.item}: {failed.stopped}"
+        )
     if split in ("all", "test"):
         print_text(f"the test part of {loaded.name} has now been looked at {count(touches, 'time')}")
 
@@ -80,7 +89,9 @@ def _load(data: str, fields: list[str], grader: str | None, limit: int | None, m
     for pair in fields:
         field, equals, name = pair.partition("=")
         if not equals or not name or field not in known:
-            raise SpecError(f"`{pair}` must be FIELD=NAME with one of the fields {', '.join(known)}", where="eval --field")
+            raise SpecError(
+                f"`{pair}` must be FIELD=NAME with one of the fields {', '.join(known)}", where="eval --field"
+            )
         mapping[cast("FieldName", field)] = name
     return load_items(DataSpec(file=data, fields=mapping, grader=grader, limit=limit))
 

@@ -96,7 +96,9 @@ def _unforeseen(error: Exception) -> InternalError:
         traceback.print_exception(error)
     text = " ".join(str(error).split())[:300]
     return InternalError(
-        f"unexpected {type(error).__name__}" + (f": {text}" if text else "") + " (set INFERLOOM_DEBUG=1 for the traceback)"
+        f"unexpected {type(error).__name__}"
+        + (f": {text}" if text else "")
+        + " (set INFERLOOM_DEBUG=1 for the traceback)"
     )
 
 

@@ -39,7 +39,9 @@ def nodes(
 
 def _print_node(node: NodeDescription) -> None:
     print_text(f"{node['name']}: {node['summary']}")
-    print_text(f"requires {', '.join(node['requires']) or 'nothing'}; provides {', '.join(node['provides']) or 'nothing'}")
+    print_text(
+        f"requires {', '.join(node['requires']) or 'nothing'}; provides {', '.join(node['provides']) or 'nothing'}"
+    )
     if node["paper"]:
         print_text(f"after {node['paper']}")
     print_table(

@@ -10,19 +10,25 @@ from typer.core import TyperGroup
 from inferloom.core.errors import UnknownNameError
 
 if TYPE_CHECKING:
+    from typer._click.core import Command, Context
+
     from inferloom.store import Store
 
 DEFAULT_DB = "sqlite:///inferloom.db"
 
 Db = Annotated[
     str,
-    typer.Option("--db", metavar="URL", envvar="INFERLOOM_DB", help="Database: sqlite:///FILE or postgresql+psycopg://..."),
+    typer.Option(
+        "--db", metavar="URL", envvar="INFERLOOM_DB", help="Database: sqlite:///FILE or postgresql+psycopg://..."
+    ),
 ]
 Json = Annotated[bool, typer.Option("--json", help="Print one JSON document on standard output and nothing else.")]
 Stream = Annotated[
     str | None,
     typer.Option(
-        "--stream", metavar="NAME", help="Draw from this named stream: what was drawn under it before is taken from the bank."
+        "--stream",
+        metavar="NAME",
+        help="Draw from this named stream: what was drawn under it before is taken from the bank.",
     ),
 ]
 
@@ -43,20 +49,22 @@ class Group(TyperGroup):
 
     default: str | None = None
 
-    def parse_args(self, ctx: typer.Context, args: list[str]) -> list[str]:
+    def parse_args(self, ctx: Context, args: list[str]) -> list[str]:
         """Put the default command in front where none is named."""
-        if self.default is not None and (not args or (args[0].startswith("-") and args[0] not in ctx.help_option_names)):
+        if self.default is not None and (
+            not args or (args[0].startswith("-") and args[0] not in ctx.help_option_names)
+        ):
             args = [self.default, *args]
         return super().parse_args(ctx, args)
 
-    def invoke(self, ctx: typer.Context) -> object:
+    def invoke(self, ctx: Context) -> object:
         """Run; a reader of our output that went away is no error of ours."""
         try:
             return super().invoke(ctx)
         except BrokenPipeError:
             raise typer.Exit(141) from None
 
-    def resolve_command(self, ctx, args):  # type: ignore[no-untyped-def]
+    def resolve_command(self, ctx: Context, args: list[str]) -> tuple[str | None, Command | None, list[str]]:
         """Find the command.
 
         Raises:

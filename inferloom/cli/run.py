@@ -14,13 +14,17 @@ from inferloom.core.errors import SetupError
 if TYPE_CHECKING:
     from inferloom.pipelines.run import Pipeline, RunResult
 
-PipelineArgument = Annotated[str, typer.Argument(metavar="PIPELINE", help="A pipeline's YAML file, or a preset's name.")]
+PipelineArgument = Annotated[
+    str, typer.Argument(metavar="PIPELINE", help="A pipeline's YAML file, or a preset's name.")
+]
 
 
 def run(
     pipeline: PipelineArgument,
     question: Annotated[str, typer.Argument(metavar="QUESTION", help="The question; - reads it from standard input.")],
-    note: Annotated[list[str] | None, typer.Option("--note", help="Text put in front of the question; may be repeated.")] = None,
+    note: Annotated[
+        list[str] | None, typer.Option("--note", help="Text put in front of the question; may be repeated.")
+    ] = None,
     watch: Annotated[bool, typer.Option("--watch", help="Tell on standard error what each node does.")] = False,
     stream: Stream = None,
     db: Db = DEFAULT_DB,
@@ -54,7 +58,9 @@ def run(
     remark(f"run {result.run_id[:12]}, {result.wall_seconds:.1f} s; calls: inferloom runs show {result.run_id[:12]}")
 
 
-async def _answer(pipeline: Pipeline, question: str, stream: str | None, notes: tuple[str, ...], watch: bool) -> RunResult:
+async def _answer(
+    pipeline: Pipeline, question: str, stream: str | None, notes: tuple[str, ...], watch: bool
+) -> RunResult:
     """Run on the background loop, tell what happens if asked to, and close the models."""
     try:
         if not watch:

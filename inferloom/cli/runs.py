@@ -38,7 +38,14 @@ def list_runs(
     print_table(
         ["run", "started", "status", "pipeline", "question", "answer"],
         [
-            [run.id[:12], _time(run.started), _status(run), run.pipeline[:8], _short(run.question), _short(run.answer or "-")]
+            [
+                run.id[:12],
+                _time(run.started),
+                _status(run),
+                run.pipeline[:8],
+                _short(run.question),
+                _short(run.answer or "-"),
+            ]
             for run in found
         ],
     )

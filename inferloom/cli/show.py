@@ -39,16 +39,17 @@ def show(
 
 
 def _show_pipeline(source: str, mermaid: bool, yaml: bool, json: bool) -> None:
-    from inferloom.pipelines.draw import draw_mermaid, draw_text
+    from inferloom.cli.picture import picture
+    from inferloom.pipelines.draw import mermaid as mermaid_text
     from inferloom.pipelines.spec import PipelineSpec
 
     spec = PipelineSpec.load(source)
     if json:
-        print_json({"name": spec.name, "hash": spec.hash, "yaml": spec.to_yaml(), "mermaid": draw_mermaid(spec)})
+        print_json({"name": spec.name, "hash": spec.hash, "yaml": spec.to_yaml(), "mermaid": mermaid_text(spec)})
     elif yaml:
         print_text(spec.to_yaml())
     else:
-        print_text(draw_mermaid(spec) if mermaid else draw_text(spec))
+        print_text(mermaid_text(spec) if mermaid else picture(spec))
 
 
 def _show_study(study: StudyRow, yaml: bool, json: bool) -> None:

@@ -20,7 +20,10 @@ def print_study(result: StudyResult) -> None:
         entries.append(result.winner)
     print_table(
         ["", "pipeline", "test", "95% interval", "n", "tokens", "seconds", "calls", "usd"],
-        [_row(entry, "winner" if entry.pipeline_hash == result.winner.pipeline_hash else entry.kind) for entry in entries],
+        [
+            _row(entry, "winner" if entry.pipeline_hash == result.winner.pipeline_hash else entry.kind)
+            for entry in entries
+        ],
         title=f"study {result.study}: {sizes} items; nominal cost of one item",
     )
     for comparison in result.comparisons:
