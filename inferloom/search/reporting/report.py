@@ -1,0 +1,257 @@
+"""A study's result as one self-contained HTML file: charts, tables, verdicts, and how to get there again."""
+
+from __future__ import annotations
+
+import os
+import tempfile
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from datetime import UTC, datetime
+from pathlib import Path
+from typing import Literal
+
+from inferloom.core.errors import InferloomError, SetupError
+from inferloom.core.types import Usage
+from inferloom.evaluation.stats import Interval
+from inferloom.search.reporting.charts import (
+    Point,
+    difference_scale,
+    front_chart,
+    history_chart,
+    percent,
+    short,
+)
+from inferloom.search.result import Comparison, Entry, StudyResult, TrialSummary
+
+WIDE, NARROW = 860.0, 380.0
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Line:
+    """A line of the table: a pipeline with the key under which the chart shows it."""
+
+    key: str
+    entry: Entry
+    winner: bool
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Difference:
+    """A comparison with its bar: all places are percentages of the bar's width."""
+
+    comparison: Comparison
+    low: float
+    mean: float
+    high: float
+    zero: float
+    outcome: Literal["better", "worse", "open"]
+
+
+def write_report(result: StudyResult, path: str | Path) -> Path:
+    """Write the report; an older file of that name is replaced in one step.
+
+    Raises:
+        SetupError: The file cannot be written.
+    """
+    target = Path(path)
+    html = render_report(result)
+    try:
+        handle, draft = tempfile.mkstemp(dir=target.parent, prefix=f".{target.name}.", suffix=".part")
+        try:
+            with os.fdopen(handle, "w", encoding="utf-8") as file:
+                file.write(html)
+            Path(draft).chmod(0o644)
+            Path(draft).replace(target)
+        except BaseException:
+            Path(draft).unlink(missing_ok=True)
+            raise
+    except OSError as error:
+        raise SetupError(f"the report cannot be written: {error.strerror or error}", where=str(target)) from None
+    return target
+
+
+def render_report(result: StudyResult) -> str:
+    """The report as HTML text."""
+    from jinja2 import Environment, PackageLoader, StrictUndefined
+    from markupsafe import Markup
+
+    environment = Environment(
+        loader=PackageLoader("inferloom.search.reporting"),
+        autoescape=True,
+        undefined=StrictUndefined,
+        trim_blocks=True,
+        lstrip_blocks=True,
+    )
+    environment.filters.update(
+        percent=percent, short=short, points=_points, money=_money, count=_count, number=_number, choices=_choices
+    )
+    split: Literal["test", "dev"] = "dev" if result.winner.test is None else "test"
+    lines = _lines(result)
+    drawn = [(line, score) for line in lines if (score := getattr(line.entry, split)) is not None]
+    marks = [_point(line, score) for line, score in drawn]
+    graph = _graph(result.winner.pipeline_yaml)
+    return environment.get_template("report.html.j2").render(
+        result=result,
+        split=split,
+        lines=lines,
+        left_out=len(lines) - len(drawn),
+        fronts=[
+            ("wide", front_chart(marks, width=WIDE, height=430, split=split, names=True)),
+            ("narrow", front_chart(marks, width=NARROW, height=340, split=split, names=False)),
+        ]
+        if marks
+        else [],
+        histories=[
+            (name, chart)
+            for name, width, height in (("wide", WIDE, 320), ("narrow", NARROW, 280))
+            if (chart := history_chart(result.trials, width=width, height=height)) is not None
+        ],
+        differences=_differences(result.comparisons),
+        outcome=_outcome(result.comparisons),
+        headline=_headline(result.winner),
+        graph=None if graph is None else Markup(graph),
+        trials=sorted(result.trials, key=_rank),
+        spent=_spent(result.billed, result.nominal),
+        priced=any(line.entry.nominal.usd for line in lines),
+        created=_date(result.created),
+        duration=_duration(result.seconds),
+    )
+
+
+def _lines(result: StudyResult) -> list[Line]:
+    """The front by numbers, cheapest first, then the baselines by letters; the winner once."""
+    front = sorted(result.front, key=lambda entry: entry.nominal.tokens)
+    if all(entry.pipeline_hash != result.winner.pipeline_hash for entry in front):
+        front = sorted([*front, result.winner], key=lambda entry: entry.nominal.tokens)
+    lines: list[Line] = []
+    for number, entry in enumerate(front, 1):
+        is_winner = entry.pipeline_hash == result.winner.pipeline_hash
+        lines.append(Line(key=str(number), entry=result.winner if is_winner else entry, winner=is_winner))
+    for number, entry in enumerate(sorted(result.baselines, key=lambda entry: entry.nominal.tokens)):
+        lines.append(Line(key=_letters(number), entry=entry, winner=False))
+    return lines
+
+
+def _letters(number: int) -> str:
+    """A, B, ..., Z, AA, AB, ..."""
+    text = ""
+    number += 1
+    while number:
+        number, rest = divmod(number - 1, 26)
+        text = chr(ord("A") + rest) + text
+    return text
+
+
+def _point(line: Line, score: Interval) -> Point:
+    entry = line.entry
+    baseline = entry.kind == "baseline"
+    name = entry.label if len(entry.label) <= 30 else entry.label[:29].rstrip() + "…"
+    return Point(
+        key=line.key,
+        label="winner" if line.winner else name if baseline else "",
+        kind="winner" if line.winner else "baseline" if baseline else "front",
+        tokens=entry.nominal.tokens,
+        score=score,
+        title=f"{line.key} · {entry.label}: {percent(score.mean)} "
+        f"[{percent(score.low)}, {percent(score.high)}] at {short(entry.nominal.tokens)} tokens",
+    )
+
+
+def _differences(comparisons: Sequence[Comparison]) -> list[Difference]:
+    place = difference_scale([comparison.difference for comparison in comparisons])
+    return [
+        Difference(
+            comparison=comparison,
+            low=100 * place(comparison.difference.low),
+            mean=100 * place(comparison.difference.mean),
+            high=100 * place(comparison.difference.high),
+            zero=100 * place(0.0),
+            outcome=_side(comparison.difference),
+        )
+        for comparison in comparisons
+    ]
+
+
+def _side(difference: Interval) -> Literal["better", "worse", "open"]:
+    return "better" if difference.low > 0 else "worse" if difference.high < 0 else "open"
+
+
+def _outcome(comparisons: Sequence[Comparison]) -> Literal["better", "worse", "open"]:
+    """The colour of the verdict: `better` only where every baseline is clearly beaten."""
+    sides = {_side(comparison.difference) for comparison in comparisons}
+    return "better" if sides == {"better"} else "worse" if "worse" in sides else "open"
+
+
+def _headline(winner: Entry) -> tuple[str, Interval] | None:
+    """The winner's score on the most telling split that it was run on."""
+    for split, score in (("test", winner.test), ("confirm", winner.confirm), ("dev", winner.dev)):
+        if score is not None:
+            return split, score
+    return None
+
+
+def _graph(yaml: str) -> str | None:
+    """The winner's graph as SVG; None for a pipeline that this version cannot read."""
+    from inferloom.pipelines import draw
+    from inferloom.pipelines.spec import PipelineSpec
+
+    try:
+        return draw.svg(PipelineSpec.parse(yaml))
+    except InferloomError:
+        # A study may be older than the installed version; its report is still worth having, without the picture.
+        return None
+
+
+def _rank(trial: TrialSummary) -> tuple[float, int]:
+    return (-trial.dev.mean if trial.dev is not None else 1.0, trial.number)
+
+
+def _spent(billed: Usage, nominal: Usage) -> list[tuple[str, str, str]]:
+    """(what, billed, nominal) for the table of costs."""
+    rows = [
+        ("model calls", f"{billed.calls:,}", f"{nominal.calls:,}"),
+        ("prompt tokens", f"{billed.prompt_tokens:,}", f"{nominal.prompt_tokens:,}"),
+        ("of these cached", f"{billed.cached_tokens:,}", f"{nominal.cached_tokens:,}"),
+        ("completion tokens", f"{billed.completion_tokens:,}", f"{nominal.completion_tokens:,}"),
+        ("model seconds", _number(billed.seconds), _number(nominal.seconds)),
+    ]
+    if billed.usd or nominal.usd:
+        rows.append(("US dollars", _money(billed.usd), _money(nominal.usd)))
+    return rows
+
+
+def _points(value: float) -> str:
+    """A difference of scores in percentage points, with its sign."""
+    return f"{100 * value:+.1f}".replace("-", "−")
+
+
+def _money(value: float) -> str:
+    return f"${value:,.2f}" if value >= 1 or value == 0 else f"${value:.2g}"
+
+
+def _count(value: float) -> str:
+    return f"{value:,.0f}"
+
+
+def _number(value: float) -> str:
+    """Three significant digits or all digits before the point."""
+    if value == 0:
+        return "0"
+    return f"{value:,.0f}" if abs(value) >= 100 else f"{value:.3g}"
+
+
+def _date(seconds: float) -> str:
+    return datetime.fromtimestamp(seconds, UTC).strftime("%Y-%m-%d %H:%M UTC")
+
+
+def _duration(seconds: float) -> str:
+    if seconds < 60:
+        return f"{seconds:.1f} s"
+    minutes, rest = divmod(round(seconds), 60)
+    hours, minutes = divmod(minutes, 60)
+    return f"{hours} h {minutes} min" if hours else f"{minutes} min {rest} s"
+
+
+def _choices(values: Mapping[str, object]) -> str:
+    """A trial's choices as one line."""
+    return ", ".join(f"{name}={value}" for name, value in values.items())
