@@ -83,7 +83,6 @@ class Fuse(Node):
             context,
             [(params.model, completion) for completion in drawn],
             parents=[candidate.id for candidate in shown],
-            taken=(candidate.id for candidate in candidates),
         )
         kept = candidates if params.keep else ()
         return NodeOutput(candidates=(*new, *kept), stopped=stop_reason(context, refusal))

@@ -332,17 +332,38 @@ class NodeContract:
 
         assert asyncio.run(cancelled()).waiting == 0
 
+    def _asked_together(self, node: Node) -> int:
+        """How many requests the node has under way before the first reply."""
+
+        async def ask() -> int:
+            context = FakeContext(gate=asyncio.Event())
+            task = asyncio.create_task(node.run(self.state(_different(5)), context))
+            for _ in range(100):
+                await asyncio.sleep(0)
+            task.cancel()
+            await asyncio.gather(task, return_exceptions=True)
+            return len(context.requests)
+
+        return asyncio.run(ask())
+
     def test_a_failed_model_passes_through(self, case: NodeCase) -> None:
         node = case.make()
         if node.calls(5)[1] == 0:
             return
 
-        def fail(model: str, request: Request, index: int) -> str:
-            raise ModelError("the model is gone")
-
         async def failed() -> None:
+            def fail_last(model: str, request: Request, index: int) -> str:
+                if len(context.requests) == together:
+                    raise ModelError("the model is gone")
+                return "5"
+
+            context = FakeContext(reply=fail_last, gate=asyncio.Event())  # those before it would wait for ever
             with pytest.raises(ModelError, match="the model is gone"):
-                await node.run(self.state(_different(5)), FakeContext(reply=fail))
+                async with asyncio.timeout(20):
+                    await node.run(self.state(_different(5)), context)
             assert asyncio.all_tasks() == {asyncio.current_task()}
+            assert context.waiting == 0
+
+        together = self._asked_together(node)
 
         asyncio.run(failed())

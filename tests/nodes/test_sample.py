@@ -44,6 +44,15 @@ def test_the_conversation_is_system_notes_examples_earlier_turns_question() -> N
     )
 
 
+def test_system_messages_of_the_conversation_become_one_with_ours() -> None:
+    context = FakeContext(prompts=load_pack("general"))
+    state = NodeState(question="Q", messages=(Message("system", "You are Ann."), Message("user", "Q")))
+    run(sample(system="Be brief."), state, context)
+    told, asked = context.requests[0][1].messages
+    assert told.role == "system" and asked == Message("user", "Q")
+    assert told.content.startswith("Be brief.\n\nYou are Ann.\n\nWork the problem out")
+
+
 def test_the_bare_question_is_asked_where_there_is_no_conversation() -> None:
     context = FakeContext(prompts=load_pack("pocket"))
     run(sample(), NodeState(question="count a in banana", messages=()), context)
