@@ -37,9 +37,16 @@ class Access:
             with self.exclusive, self.engine.connect() as connection:
                 return [dict(row) for row in connection.execute(statement).mappings()]
         except DBAPIError as error:
-            raise DatabaseError(f"database {self.place} cannot be read: {str(error.orig).strip()}") from error
+            raise DatabaseError(f"database {self.place} cannot be read: {reason(error)}") from error
 
     def row(self, statement: Executable) -> Mapping[str, Any] | None:
         """The first row, or None."""
         found = self.rows(statement)
         return found[0] if found else None
+
+
+def reason(error: BaseException) -> str:
+    """The first line of what a driver said."""
+    said = error.orig if isinstance(error, DBAPIError) and error.orig is not None else error
+    lines = str(said).strip().splitlines()
+    return lines[0].rstrip(".") if lines else type(said).__name__

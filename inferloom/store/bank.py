@@ -27,7 +27,7 @@ from sqlalchemy.exc import DBAPIError
 from inferloom.core.errors import DatabaseError, DataError, UnknownNameError, UserError
 from inferloom.core.types import Completion
 from inferloom.store import tables
-from inferloom.store.access import Access
+from inferloom.store.access import Access, reason
 from inferloom.store.codec import COMPLETION_COLUMNS, read_address, read_completion
 from inferloom.store.rows import Address, BankSize, RequestRow
 from inferloom.store.writer import Writer
@@ -71,7 +71,7 @@ class Bank:
             else:
                 found = await asyncio.to_thread(self._pooled_rows, parameters)
         except (DBAPIError, sqlite3.Error) as error:
-            raise DatabaseError(f"database {self._access.place} cannot be read: {error}") from error
+            raise DatabaseError(f"database {self._access.place} cannot be read: {reason(error)}") from error
         wanted = set(indices)
         stem = key[:16]
         return {row[0]: read_completion(row[1:], f"{stem}:{row[0]}") for row in found if row[0] in wanted}

@@ -12,6 +12,7 @@ from sqlalchemy.exc import ArgumentError, DBAPIError
 from sqlalchemy.pool import StaticPool
 
 from inferloom.core.errors import DatabaseError, SetupError
+from inferloom.store.access import reason
 from inferloom.store.tables import Base
 
 REVISIONS = ("0001",)
@@ -80,7 +81,7 @@ def open_engine(url: URL) -> Engine:
     except BaseException as error:
         engine.dispose()
         if isinstance(error, DBAPIError):
-            raise DatabaseError(f"database {place(url)} cannot be used: {_said(error)}") from error
+            raise DatabaseError(f"database {place(url)} cannot be used: {reason(error)}") from error
         raise
     return engine
 
@@ -115,7 +116,7 @@ def check_file(url: URL) -> None:
             known = connection.execute("SELECT 1 FROM sqlite_master WHERE name = ?", (VERSION_TABLE,)).fetchone()
             found = connection.execute(f"SELECT version_num FROM {VERSION_TABLE}").fetchall() if known else []
     except sqlite3.DatabaseError as error:
-        raise DatabaseError(f"database {place(url)} is corrupt or cannot be read: {error}") from error
+        raise DatabaseError(f"database {place(url)} is corrupt or cannot be read: {reason(error)}") from error
     for (revision,) in found:
         _check_revision(str(revision), place(url))
 
@@ -172,7 +173,7 @@ def _set_wal(engine: Engine) -> None:
                 return
             except sqlite3.OperationalError as error:
                 if "locked" not in str(error) or time.monotonic() > deadline:
-                    raise DatabaseError(f"database {place(engine.url)} cannot be used: {error}") from error
+                    raise DatabaseError(f"database {place(engine.url)} cannot be used: {reason(error)}") from error
                 time.sleep(0.02)
     finally:
         pooled.close()
@@ -223,8 +224,3 @@ def _upgrade(connection: Connection) -> None:
     config.set_main_option("script_location", folder.replace("%", "%%"))
     config.attributes["connection"] = connection
     command.upgrade(config, "head")
-
-
-def _said(error: DBAPIError) -> str:
-    lines = str(error.orig).strip().splitlines()
-    return lines[0] if lines else type(error).__name__

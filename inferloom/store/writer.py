@@ -19,6 +19,7 @@ from sqlalchemy import Connection, Engine, PoolProxiedConnection
 from sqlalchemy.exc import DBAPIError
 
 from inferloom.core.errors import InferloomError, StorageError
+from inferloom.store.access import reason
 from inferloom.store.codec import CODECS, Parameters, Scalar
 from inferloom.store.rows import Row
 
@@ -156,7 +157,11 @@ class Writer:
                         if submission.job is not None:
                             self._commit(pooled, [submission])
             finally:
-                pooled.close()
+                if self._failed:
+                    # A connection that failed is not handed to anybody again.
+                    pooled.invalidate()
+                else:
+                    pooled.close()
         except BaseException as error:
             # The thread is the only one that can wake its callers: whatever ends it must reach them first.
             self._give_up(error, [])
@@ -282,13 +287,6 @@ class Writer:
 def encode(rows: Iterable[Row]) -> list[tuple[type[Row], Parameters]]:
     """Rows as parameters, each with its kind."""
     return [(type(row), CODECS[type(row)].encode(row)) for row in rows]
-
-
-def reason(error: BaseException) -> str:
-    """The first line of what the driver said."""
-    said = error.orig if isinstance(error, DBAPIError) and error.orig is not None else error
-    lines = str(said).strip().splitlines()
-    return lines[0].rstrip(".") if lines else type(said).__name__
 
 
 def _clean(value: Scalar) -> Scalar:

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import json
 import time
-from collections.abc import Iterator
 from dataclasses import replace
 from pathlib import Path
 
@@ -15,12 +14,6 @@ from inferloom.core.errors import DataError, UnknownNameError, UserError
 from inferloom.store import Address, CompletionRow, RequestRow, Store
 
 LARGE = "e" * 32
-
-
-@pytest.fixture
-def store(tmp_path: Path) -> Iterator[Store]:
-    with Store.open(str(tmp_path / "s.db")) as opened:
-        yield opened
 
 
 def prompt(number: int, text: str, model: str = "small") -> RequestRow:

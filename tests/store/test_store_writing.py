@@ -3,9 +3,7 @@
 from __future__ import annotations
 
 import asyncio
-import math
 import threading
-from collections.abc import Iterator
 from dataclasses import replace
 from pathlib import Path
 
@@ -30,12 +28,6 @@ from store_samples import (
 from inferloom.core.errors import StorageError, UnknownNameError, UserError
 from inferloom.core.types import Usage, total
 from inferloom.store import CompletionRow, Store
-
-
-@pytest.fixture(params=["file", "memory"])
-def store(request: pytest.FixtureRequest, tmp_path: Path) -> Iterator[Store]:
-    with Store.open(str(tmp_path / "s.db") if request.param == "file" else "sqlite://") as opened:
-        yield opened
 
 
 async def test_every_kind_of_row_comes_back_as_it_was(store: Store) -> None:
@@ -114,12 +106,13 @@ async def test_many_callers_in_tasks_threads_and_loops(store: Store) -> None:
         assert await store.banked(address(number), [0]), "seen by the caller as soon as its write returned"
 
     await asyncio.gather(*(one(number) for number in range(300)))
-    await asyncio.to_thread(lambda: [thread.join() for thread in threads])
+    for thread in threads:
+        await asyncio.to_thread(thread.join)
     assert store.bank_size()[0].completions == 300 + 8 + 8
 
 
 async def test_a_bad_row_costs_its_own_caller_only(store: Store) -> None:
-    bad = replace(EVALUATION, score=math.nan)
+    bad = replace(EVALUATION, trial=2**70)
     outcomes = await asyncio.gather(
         store.write(call("c1")), store.write(bad, call("lost")), store.write(call("c2")), return_exceptions=True
     )
@@ -167,7 +160,7 @@ async def test_close_writes_what_waits_and_refuses_the_rest(tmp_path: Path) -> N
 
 async def test_a_refused_row_that_nobody_waited_for_is_not_lost_in_silence(tmp_path: Path) -> None:
     store = Store.open(str(tmp_path / "s.db"))
-    store.submit(replace(EVALUATION, score=math.nan))
+    store.submit(replace(EVALUATION, trial=2**70))
     with pytest.raises(StorageError, match="stopped taking writes"):
         store.close()
 
