@@ -8,6 +8,7 @@ from __future__ import annotations
 import math
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from itertools import pairwise
 from typing import Literal
 
 from inferloom.evaluation.stats import Interval
@@ -115,7 +116,7 @@ def front_chart(points: Sequence[Point], *, width: float, height: float, split: 
         split: The split that the scores are from.
         names: Whether marks carry their labels, or their keys only (narrow charts).
     """
-    left, right, top, bottom = 46.0, width - 14, 14.0, height - 44
+    left, right, top, bottom = 46.0, width - 14, 30.0, height - 44
     tokens = [max(point.tokens, 1.0) for point in points]
     low, high = min(tokens) / 1.35, max(tokens) * 1.35
     span = math.log(high / low)
@@ -144,7 +145,7 @@ def front_chart(points: Sequence[Point], *, width: float, height: float, split: 
         x_title="nominal tokens per question (logarithmic)",
         y_title=f"score on {split}",
         marks=_labelled(placed, (left, top, right, bottom), names),
-        line=_path(sorted((x, y) for point, x, y, _, _ in placed if point.kind != "baseline")),
+        line=_path(_front_line(placed)),
     )
 
 
@@ -153,7 +154,7 @@ def history_chart(trials: Sequence[TrialSummary], *, width: float, height: float
     scored = [(trial, trial.dev) for trial in sorted(trials, key=lambda trial: trial.number) if trial.dev is not None]
     if not scored:
         return None
-    left, right, top, bottom = 46.0, width - 14, 14.0, height - 44
+    left, right, top, bottom = 46.0, width - 14, 30.0, height - 44
     calls: list[float] = []
     spent = 0.0
     for trial, dev in scored:
@@ -218,7 +219,7 @@ def _score_axis(lows: Sequence[float], highs: Sequence[float]) -> tuple[float, f
     low, high = min(lows), max(highs)
     room = max(0.06 * (high - low), 0.01)
     floor, ceiling = max(0.0, low - room), max(min(1.0 + 0.3 * room, high + room), low + room)
-    return floor, ceiling, [tick for tick in _even_ticks(floor, ceiling, 5) if floor <= tick <= ceiling]
+    return floor, ceiling, [tick for tick in _even_ticks(floor, ceiling, 8) if floor <= tick <= ceiling]
 
 
 def _even_ticks(low: float, high: float, about: float) -> list[float]:
@@ -256,13 +257,21 @@ def _labelled(placed: Sequence[_Placed], frame: _Box, names: bool) -> tuple[Mark
     taken: list[tuple[_Box, float]] = []
     for _, x, y, top, bottom in placed:
         taken.append(((x - _RADIUS, y - _RADIUS, x + _RADIUS, y + _RADIUS), 8.0))
-        taken.append(((x - 3, top, x + 3, bottom), 1.0))
+        taken.append(((x - 3, top, x + 3, bottom), 0.5))
+    line = _front_line(placed)
+    for (x0, y0), (x1, y1) in pairwise(line):
+        steps = max(1, int(math.hypot(x1 - x0, y1 - y0) / 6))
+        for step in range(steps):
+            x, y = x0 + (x1 - x0) * step / steps, y0 + (y1 - y0) * step / steps
+            taken.append(((x - 2, y - 2, x + 2, y + 2), 0.25))
     order = {"winner": 0, "baseline": 1, "front": 2}
     marks: dict[int, Mark] = {}
     for index in sorted(range(len(placed)), key=lambda index: order[placed[index][0].kind]):
         point, x, y, top, bottom = placed[index]
         text = f"{point.key} {point.label}" if names and point.label else point.key
-        label_x, label_y, anchor, distance = _free_place(x, y, len(text) * _GLYPH, taken, frame)
+        label_x, label_y, anchor, distance = _free_place(
+            x, y, len(text) * _GLYPH, taken, frame, nearest=14.0 if point.kind == "winner" else 11.0
+        )
         taken.append((_text_box(label_x, label_y, len(text) * _GLYPH, anchor), 12.0))
         marks[index] = Mark(
             point=point,
@@ -274,24 +283,29 @@ def _labelled(placed: Sequence[_Placed], frame: _Box, names: bool) -> tuple[Mark
             label_x=label_x,
             label_y=label_y,
             anchor=anchor,
-            leader=distance > 14,
+            leader=distance > 15,
         )
     return tuple(marks[index] for index in range(len(placed)))
 
 
+def _front_line(placed: Sequence[_Placed]) -> list[tuple[float, float]]:
+    """The corners of the line that joins the front, from cheap to dear."""
+    return sorted((x, y) for point, x, y, _, _ in placed if point.kind != "baseline")
+
+
 def _free_place(
-    x: float, y: float, width: float, taken: Sequence[tuple[_Box, float]], frame: _Box
+    x: float, y: float, width: float, taken: Sequence[tuple[_Box, float]], frame: _Box, *, nearest: float
 ) -> tuple[float, float, Anchor, float]:
     """The place (x, y of the text's middle line, anchor, distance) that covers least, the nearer the better."""
     best: tuple[float, tuple[float, float, Anchor, float]] | None = None
-    for distance in (11.0, 22.0, 36.0, 52.0, 70.0, 90.0):
+    for distance in (nearest, 22.0, 36.0, 52.0, 70.0, 90.0):
         for degrees in (0, 180, -40, 40, -140, 140, -90, 90, -65, 65, -115, 115):
             angle = math.radians(degrees)
             at_x, at_y = x + distance * math.cos(angle), y + distance * math.sin(angle)
             anchor: Anchor = "middle" if abs(degrees) == 90 else "start" if abs(degrees) < 90 else "end"
             box = _text_box(at_x, at_y, width, anchor)
             outside = _outside(box, frame)
-            cost = 100 * outside + sum(weight * _overlap(box, other) for other, weight in taken) + 1.2 * distance
+            cost = 100 * outside + sum(weight * _overlap(box, other) for other, weight in taken) + 1.6 * distance
             if best is None or cost < best[0]:
                 best = (cost, (at_x, at_y, anchor, distance))
     assert best is not None

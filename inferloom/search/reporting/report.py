@@ -145,7 +145,7 @@ def _letters(number: int) -> str:
 def _point(line: Line, score: Interval) -> Point:
     entry = line.entry
     baseline = entry.kind == "baseline"
-    name = entry.label if len(entry.label) <= 30 else entry.label[:29].rstrip() + "…"
+    name = entry.label if len(entry.label) <= 40 else entry.label[:39].rstrip() + "…"
     return Point(
         key=line.key,
         label="winner" if line.winner else name if baseline else "",
