@@ -7,7 +7,7 @@ from typing import Annotated
 
 import typer
 
-from inferloom.cli.options import DEFAULT_DB, Db, Json, open_store
+from inferloom.cli.options import DEFAULT_DB, Db, Json, open_to_read
 from inferloom.cli.output import count, print_json, print_table, print_text
 from inferloom.core.errors import SetupError
 
@@ -17,7 +17,7 @@ app = typer.Typer(help="Look after the stored completions and prompts.")
 @app.command("size")
 def size(db: Db = DEFAULT_DB, json: Json = False) -> None:
     """Show how much is stored, by model."""
-    store = open_store(db)
+    store = open_to_read(db)
     try:
         found = store.bank_size()
     finally:
@@ -53,7 +53,7 @@ def prune(
         raise SetupError(
             "say what to remove: --older-than DAYS, --stream NAME, --model NAME or --all", where="bank prune"
         )
-    store = open_store(db)
+    store = open_to_read(db)
     try:
         removed = store.bank_prune(older_than_days=older_than, stream=stream, model=model)
     finally:
@@ -72,7 +72,7 @@ def export(
         raise SetupError("the file exists already; name another", where=str(path))
     if not path.resolve().parent.is_dir():
         raise SetupError("the folder does not exist", where=str(path.parent))
-    store = open_store(db)
+    store = open_to_read(db)
     try:
         written = store.bank_export(path)
     finally:
@@ -91,7 +91,7 @@ def forget(
         raise SetupError(
             f"the text to forget must have at least 3 characters but has {len(text.strip())}", where="bank forget"
         )
-    store = open_store(db)
+    store = open_to_read(db)
     try:
         report = store.bank_forget(text)
     finally:
@@ -99,7 +99,7 @@ def forget(
     from dataclasses import asdict
 
     figures = asdict(report)
-    _report(figures, ", ".join(f"{name.replace('_', ' ')}: {value:,}" for name, value in figures.items()), json)
+    _report(figures, "removed or blanked: " + ", ".join(f"{value:,} {name}" for name, value in figures.items()), json)
 
 
 def _report(document: dict[str, object], sentence: str, json: bool) -> None:

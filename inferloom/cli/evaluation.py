@@ -47,12 +47,15 @@ def evaluate(
     """Run a pipeline over a data set and grade its answers."""
     loaded = _load(data, fields or [], grader, limit, count_)
     items = _part(loaded, split)
+    from inferloom.models.client import Gateway
     from inferloom.pipelines.run import Pipeline, run_sync
+    from inferloom.pipelines.spec import PipelineSpec
     from inferloom.store import TouchRow
 
+    spec = PipelineSpec.load(pipeline)
     store = open_store(db)
     try:
-        ready = Pipeline.load(pipeline, store=store)
+        ready = Pipeline(spec, Gateway(store))
         if split in ("all", "test"):
             store.write_sync(TouchRow(dataset=loaded.name, split="test", study="eval", created=time.time()))
         done = run_sync(

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
 import typer
@@ -42,6 +43,19 @@ def open_store(url: str) -> Store:
     from inferloom.store import Store
 
     return Store.open(url)
+
+
+def open_to_read(url: str) -> Store:
+    """The database of `--db` for commands that only look: where there is none yet, an empty one that is not kept.
+
+    Raises:
+        DatabaseError: It is corrupt, newer than this version, or cannot be reached.
+    """
+    from inferloom.store.engine import parse_url
+
+    parsed = parse_url(url)
+    missing = parsed.get_backend_name() == "sqlite" and parsed.database and not Path(parsed.database).exists()
+    return open_store("sqlite://" if missing else url)
 
 
 class Group(TyperGroup):

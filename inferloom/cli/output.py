@@ -92,7 +92,8 @@ def usage_line(usage: Usage) -> str:
     cached = f" ({usage.cached_tokens:,} cached)" if usage.cached_tokens else ""
     money = f", ${usage.usd:.4f}" if usage.usd else ""
     return (
-        f"{count(usage.calls, 'call')}, {usage.prompt_tokens:,}{cached} + {usage.completion_tokens:,} tokens{money}, "
+        f"{count(usage.calls, 'call')}, {usage.prompt_tokens:,} prompt{cached} + "
+        f"{usage.completion_tokens:,} completion tokens{money}, "
         f"{usage.seconds:.1f} model seconds"
     )
 

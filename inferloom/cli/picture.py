@@ -1,4 +1,4 @@
-"""A pipeline drawn in characters: layers of boxes from question to answer; edges that a layout cannot show are listed."""
+"""A pipeline drawn in characters: layers of boxes from question to answer; other edges are listed below."""
 
 from __future__ import annotations
 

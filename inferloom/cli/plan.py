@@ -15,7 +15,7 @@ def plan(
     pipeline: PipelineArgument,
     question_tokens: Annotated[
         int,
-        typer.Option("--question-tokens", min=1, help="Tokens assumed for the question and a prompt's own wording."),
+        typer.Option("--question-tokens", min=1, help="Tokens assumed for question and prompt wording."),
     ] = 512,
     db: Db = DEFAULT_DB,
     json: Json = False,
@@ -47,8 +47,8 @@ def plan(
     )
     most = found.at_most
     print_text(
-        f"{_range(found.calls)} calls; at most {most.prompt_tokens:,} prompt and {most.completion_tokens:,} completion tokens, "
-        f"${most.usd:.4f}, {most.seconds:,.1f} model seconds"
+        f"{_range(found.calls)} calls; at most {most.prompt_tokens:,} prompt and {most.completion_tokens:,} completion "
+        f"tokens, ${most.usd:.4f}, {most.seconds:,.1f} model seconds"
     )
     if found.unpriced:
         print_text(f"without a price, counted as free: {', '.join(found.unpriced)}")

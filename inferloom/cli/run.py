@@ -34,11 +34,15 @@ def run(
     text = sys.stdin.read() if question == "-" else question
     if not text.strip():
         raise SetupError("the question is empty", where="run")
+    from inferloom.models.client import Gateway
     from inferloom.pipelines.run import Pipeline, run_sync
+    from inferloom.pipelines.spec import PipelineSpec
 
+    # What is wrong with the pipeline is said before a database is made.
+    spec = PipelineSpec.load(pipeline)
     store = open_store(db)
     try:
-        loaded = Pipeline.load(pipeline, store=store)
+        loaded = Pipeline(spec, Gateway(store))
         result = run_sync(_answer(loaded, text, stream, tuple(note or ()), watch))
     finally:
         store.close()

@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from inferloom.cli.options import DEFAULT_DB, Db, Json, open_store
+from inferloom.cli.options import DEFAULT_DB, Db, Json, open_to_read
 from inferloom.cli.output import clean, print_json, print_pairs, print_table, print_text, usage_line
 
 if TYPE_CHECKING:
@@ -24,7 +24,7 @@ def list_runs(
     json: Json = False,
 ) -> None:
     """List the latest runs."""
-    store = open_store(db)
+    store = open_to_read(db)
     try:
         found = store.runs(limit, study=study)
     finally:
@@ -58,7 +58,7 @@ def show_run(
     json: Json = False,
 ) -> None:
     """Show one run with its calls one by one."""
-    store = open_store(db)
+    store = open_to_read(db)
     try:
         run = store.run(run_id)
         calls = store.calls(run.id)

@@ -5,6 +5,7 @@ from __future__ import annotations
 import csv
 import json
 import os
+import re
 import tempfile
 from collections.abc import Sequence
 from dataclasses import dataclass, field
@@ -27,6 +28,19 @@ _HEADS = (
     "# A pipeline: `inferloom plan pipeline.yaml` predicts its cost, `inferloom run pipeline.yaml QUESTION` asks it.\n",
     "# A search job: `inferloom search search.yaml --name NAME`. The space is a pipeline with holes.\n",
 )
+_SEARCH = """\
+{head}data: {data}
+objectives: [quality, tokens]
+trials: 16
+batch: 4
+{limit}space:
+  models: {models}
+  steps:
+    - sample: {{model: {model}, n: {{choice: [1, 2, 4, 8]}}, temperature: {{choice: [0.5, 0.8, 1.0]}}}}
+    - optional: {{score: {{model: {judge}}}}}
+    - choice: [vote, {{vote: {{weight: judge}}}}, {{best: {{by: judge}}}}]
+"""
+_PLAIN = re.compile(r"[A-Za-z_./][A-Za-z0-9_./-]*(?::[A-Za-z0-9_./-]+)*")
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -78,7 +92,10 @@ def write_project(folder: Path, answers: Answers, *, force: bool = False) -> Wri
     targets = [folder / name for name in FILES]
     there = [str(target) for target in targets if target.exists()]
     if there and not force:
-        raise SetupError(f"{', '.join(there)} exists already; --force replaces it", where="init")
+        raise SetupError(
+            f"{', '.join(there)} {'exists' if len(there) == 1 else 'exist'} already; --force replaces what is there",
+            where="init",
+        )
     models = answers.models or [
         ModelAnswers(name="small", spec="pocket:small"),
         ModelAnswers(name="large", spec="pocket:large"),
@@ -89,9 +106,9 @@ def write_project(folder: Path, answers: Answers, *, force: bool = False) -> Wri
         folder.mkdir(parents=True, exist_ok=True)
         with tempfile.TemporaryDirectory(dir=folder, prefix=".init-") as name:
             draft = Path(name)
-            _write(draft, _documents(models, data, draft))
+            _write(draft, _texts(models, data, draft))
             items = _check(draft)
-            _write(draft, _documents(models, data, folder))
+            _write(draft, _texts(models, data, folder))
             for target in targets:
                 (draft / target.name).replace(target)
     except OSError as error:
@@ -155,34 +172,39 @@ def _guess_grader(file: str, question: str, answer: str) -> str:
     return "numeric" if all(parse_number(item.answer) is not None for item in items) else "exact"
 
 
-def _documents(models: Sequence[ModelAnswers], data: DataAnswers, base: Path) -> list[Json]:
-    """The three documents; paths in them are relative to `base`."""
+def _texts(models: Sequence[ModelAnswers], data: DataAnswers, base: Path) -> list[str]:
+    """The three files; paths in them are relative to `base`."""
     names: list[Json] = [model.name for model in models]
-    judge = names[-1]
+    judge = _flow(names[-1])
     priced = any(model.price and any(model.price) for model in models)
-    pipeline: Json = {"models": FILES[0], "steps": [{"sample": {"model": names[0], "n": 5}}, "vote"]}
-    space: Json = {
-        "models": FILES[0],
-        "steps": [
-            {"sample": {"model": _hole(names), "n": _hole([1, 2, 4, 8]), "temperature": _hole([0.5, 0.8, 1.0])}},
-            {"optional": {"score": {"model": judge}}},
-            {"choice": ["vote", {"vote": {"weight": "judge"}}, {"best": {"by": "judge"}}]},
-        ],
-    }
-    search: dict[str, Json] = {
-        "data": _data(data, base),
-        "objectives": ["quality", "tokens"],
-        "trials": 16,
-        "batch": 4,
-        "space": space,
-    }
-    if priced:
-        search["max_billed"] = {"usd": 5.0}
-    return [{model.name: _model(model) for model in models}, pipeline, search]
+    return [
+        _HEADS[0] + "".join(f"{_flow(model.name)}: {_flow(_model(model))}\n" for model in models),
+        f"{_HEADS[1]}models: {FILES[0]}\nsteps:\n  - sample: {{model: {_flow(names[0])}, n: 5}}\n  - vote\n",
+        _SEARCH.format(
+            head=_HEADS[2],
+            data=_flow(_data(data, base)),
+            limit="max_billed: {usd: 5.0}    # the most that the search may really spend\n" if priced else "",
+            models=FILES[0],
+            model=_hole(names),
+            judge=judge,
+        ),
+    ]
 
 
-def _hole(options: list[Json]) -> Json:
-    return {"choice": options} if len(options) > 1 else options[0]
+def _hole(options: list[Json]) -> str:
+    return _flow({"choice": options} if len(options) > 1 else options[0])
+
+
+def _flow(value: Json) -> str:
+    """A value as YAML on one line."""
+    if isinstance(value, dict):
+        return "{" + ", ".join(f"{_flow(key)}: {_flow(item)}" for key, item in value.items()) + "}"
+    if isinstance(value, list):
+        return "[" + ", ".join(_flow(item) for item in value) + "]"
+    if isinstance(value, str) and _PLAIN.fullmatch(value) and value.lower() not in ("null", "true", "false"):
+        return value
+    # JSON is YAML.
+    return json.dumps(value, ensure_ascii=False)
 
 
 def _model(model: ModelAnswers) -> Json:
@@ -197,22 +219,18 @@ def _model(model: ModelAnswers) -> Json:
 
 
 def _data(data: DataAnswers, base: Path) -> Json:
+    grader: dict[str, Json] = {"grader": data.grader} if data.grader else {}
     if data.file is None:
-        return {"procedural": "pocket", "count": 200, **({"grader": data.grader} if data.grader else {})}
-    fields: dict[str, Json] = {
-        name: value
-        for name, value in (("question", data.question), ("answer", data.answer))
-        if value not in (None, name)
-    }
+        return {"procedural": "pocket", "count": 200, **grader}
+    named = (("question", data.question), ("answer", data.answer))
+    fields: dict[str, Json] = {name: value for name, value in named if value not in (None, name)}
     relative = os.path.relpath(Path(data.file).resolve(), base.resolve())
-    return {"file": Path(relative).as_posix(), **({"fields": fields} if fields else {}), "grader": data.grader}
+    return {"file": Path(relative).as_posix(), **({"fields": fields} if fields else {}), **grader}
 
 
-def _write(folder: Path, documents: Sequence[Json]) -> None:
-    from inferloom.pipelines.document import dump
-
-    for name, head, document in zip(FILES, _HEADS, documents, strict=True):
-        (folder / name).write_text(head + dump(document), encoding="utf-8")
+def _write(folder: Path, texts: Sequence[str]) -> None:
+    for name, text in zip(FILES, texts, strict=True):
+        (folder / name).write_text(text, encoding="utf-8")
 
 
 def _check(draft: Path) -> int:

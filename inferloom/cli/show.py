@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from inferloom.cli.options import DEFAULT_DB, Db, Json, open_store
+from inferloom.cli.options import DEFAULT_DB, Db, Json, open_to_read
 from inferloom.cli.output import print_json, print_text
 from inferloom.core.errors import SetupError, UnknownNameError
 
@@ -28,7 +28,7 @@ def show(
     if what.endswith((".yaml", ".yml")) or Path(what).is_file() or what in names():
         _show_pipeline(what, mermaid, yaml, json)
         return
-    store = open_store(db)
+    store = open_to_read(db)
     try:
         study = store.study(what)
         if study is None:

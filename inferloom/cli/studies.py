@@ -4,13 +4,13 @@ from __future__ import annotations
 
 from datetime import datetime
 
-from inferloom.cli.options import DEFAULT_DB, Db, Json, open_store
+from inferloom.cli.options import DEFAULT_DB, Db, Json, open_to_read
 from inferloom.cli.output import print_json, print_table, print_text
 
 
 def studies(db: Db = DEFAULT_DB, json: Json = False) -> None:
     """List the studies; `inferloom show NAME` shows one."""
-    store = open_store(db)
+    store = open_to_read(db)
     try:
         found = store.studies()
         billed = {study.name: store.study_usage(study.name).billed for study in found}
