@@ -11,8 +11,8 @@ import pytest
 
 from inferloom.core.errors import DataError, ModelError, ServerFaultError, StorageError, UnreachableError
 from inferloom.core.types import Candidate, Usage
-from inferloom.evaluation import Item, ItemResult, evaluate, make_grader
-from inferloom.pipelines.run import RunResult
+from inferloom.evaluation import Evaluation, Item, ItemResult, evaluate, make_grader
+from inferloom.pipelines.run import Pipeline, RunResult
 from inferloom.store import Store
 
 GRADER = make_grader("exact")
@@ -159,3 +159,26 @@ async def test_concurrency_is_a_limit(store: Store) -> None:
     pipeline = Fake()
     await evaluate(pipeline, ITEMS, grader=GRADER, store=store, stream="s", split="dev", concurrency=3)
     assert pipeline.most_at_once == 3
+
+
+async def test_a_real_pipeline_costs_what_its_ledger_says_and_nothing_the_second_time(
+    store: Store, tmp_path: Path
+) -> None:
+    file = tmp_path / "echo.yaml"
+    file.write_text("models: {m: 'scripted:echo'}\nsteps:\n  - sample: {model: m, n: 3}\n  - vote\n", encoding="utf-8")
+    pipeline = Pipeline.load(file, store=store)
+    items = [Item(id=f"i{n}", question=f"A: {n}", answer=str(n if n else 7)) for n in range(5)]
+
+    async def run(study: str) -> Evaluation:
+        return await evaluate(
+            pipeline, items, grader=GRADER, store=store, stream="dev", split="dev", study=study, trial=0
+        )
+
+    first, second = await run("one"), await run("two")
+    assert first.scores == second.scores == (0.0, 1.0, 1.0, 1.0, 1.0)
+    assert first.usage == second.usage == store.study_usage("one").nominal
+    assert first.usage.tokens > 0
+    assert first.billed == store.study_usage("one").billed
+    assert first.billed.calls > 0
+    assert second.billed == Usage()
+    assert [row.run for row in store.evaluations("one")] == [result.run for result in first.results]
