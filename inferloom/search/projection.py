@@ -10,12 +10,16 @@ import warnings
 from collections.abc import Sequence
 from typing import TYPE_CHECKING
 
+from inferloom.core.errors import StorageError
 from inferloom.search.samplers import Direction, Told, frozen_trial
 from inferloom.search.space import Space
 
 if TYPE_CHECKING:
     from optuna.storages import RDBStorage
     from optuna.trial import FrozenTrial
+
+_IN_MEMORY = ("sqlite://", "sqlite:///:memory:")
+"""Databases that nobody else could read a projection from."""
 
 
 class Projection:
@@ -33,7 +37,23 @@ class Projection:
         self._storage: RDBStorage | None = None
 
     def mirror(self, finished: Sequence[Told]) -> None:
-        """Bring Optuna's copy to these trials, in the order of their numbers. Blocks; call it from a thread."""
+        """Bring Optuna's copy to these trials, in the order of their numbers. Blocks; call it from a thread.
+
+        Raises:
+            StorageError: The database takes no writes.
+        """
+        from optuna.exceptions import StorageInternalError
+        from sqlalchemy.exc import SQLAlchemyError
+
+        if self._url in _IN_MEMORY:
+            return
+        try:
+            self._mirror(finished)
+        except (StorageInternalError, SQLAlchemyError) as error:
+            first = str(error).strip().splitlines()[0]
+            raise StorageError(f"Optuna's copy of the study `{self._name}` cannot be written ({first})") from error
+
+    def _mirror(self, finished: Sequence[Told]) -> None:
         import optuna
 
         optuna.logging.set_verbosity(optuna.logging.ERROR)

@@ -10,7 +10,7 @@ from inferloom.core.types import Json, Usage
 from inferloom.evaluation.stats import Interval
 
 Kind: TypeAlias = Literal["winner", "front", "baseline"]
-TrialStatus: TypeAlias = Literal["done", "duplicate", "infeasible", "unfinished"]
+TrialStatus: TypeAlias = Literal["done", "duplicate", "failed"]
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -115,6 +115,10 @@ class TrialSummary:
     nominal: MeanUsage | None
     duplicate_of: int | None = None
     on_front: bool = False
+    shape: str = ""
+    """The pipeline in a few words."""
+    error: str | None = None
+    """Why a failed trial could not be run."""
 
     def to_json(self) -> dict[str, Json]:
         """The shape of `trials[]` in `search --json`."""
@@ -128,6 +132,8 @@ class TrialSummary:
             "nominal": None if self.nominal is None else self.nominal.to_json(),
             "duplicate_of": self.duplicate_of,
             "on_front": self.on_front,
+            "shape": self.shape,
+            "error": self.error,
         }
 
     @classmethod
@@ -144,6 +150,8 @@ class TrialSummary:
             nominal=None if data["nominal"] is None else MeanUsage.from_json(_object(data["nominal"])),
             duplicate_of=None if duplicate is None else int(_number(duplicate)),
             on_front=bool(data["on_front"]),
+            shape=str(data["shape"]),
+            error=None if data["error"] is None else str(data["error"]),
         )
 
 

@@ -16,6 +16,7 @@ from typing import TypeAlias
 from inferloom.core.errors import SpecError, UnknownNameError, UserError
 from inferloom.core.types import Json
 from inferloom.pipelines.document import Document, content_hash, load_document
+from inferloom.pipelines.modelfile import inline_models
 from inferloom.search.constraints import Rule, Scalar, parse_rule
 from inferloom.search.template import Decide, FloatRange, Hole, IntRange, Template, Values, assignments
 
@@ -50,6 +51,7 @@ class Space:
     """
 
     def __init__(self, document: Document, *, check: Check | None = None) -> None:
+        document = inline_models(document)
         data = document.data
         if not isinstance(data, dict):
             raise document.error((), "a space must be a mapping, a pipeline with holes")
@@ -94,6 +96,10 @@ class Space:
                 raise self._error(name, "the hole has a value, but stands in a part that is not there")
         return _mapping(data)
 
+    def point_document(self, data: dict[str, Json]) -> Document:
+        """A point as a document of its own, for validation and for running; files it names are beside the space's."""
+        return Document(data=data, name=f"{self.document.name} (a point)", lines={}, path=self.document.path)
+
     def why_not(self, values: Mapping[str, Scalar]) -> UserError | None:
         """What is wrong with a point, or None for a valid one."""
         data = self.point(values)
@@ -104,7 +110,7 @@ class Space:
         if key not in self._validity:
             self._validity[key] = None
             try:
-                self._check(Document.from_data(data, f"{self.document.name} (a point)"))
+                self._check(self.point_document(data))
             except UserError as error:
                 self._validity[key] = error
         return self._validity[key]
@@ -190,9 +196,9 @@ def _rules(document: Document, listed: Json, template: Template) -> list[Rule]:
 
 
 def _check_pipeline(document: Document) -> object:
-    from inferloom.pipelines.spec import load_spec
+    from inferloom.pipelines.spec import PipelineSpec
 
-    return load_spec(document)
+    return PipelineSpec(document)
 
 
 def _mapping(data: Json) -> dict[str, Json]:

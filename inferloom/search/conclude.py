@@ -1,0 +1,91 @@
+"""From scores to conclusions: the front, the winner, the comparisons and their plain sentences."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import TypeVar
+
+from inferloom.evaluation.evaluate import Evaluation
+from inferloom.evaluation.stats import Interval, paired_difference
+from inferloom.search.baselines import SELF_CONSISTENCY, Baseline
+from inferloom.search.job import Measure
+from inferloom.search.result import Comparison, MeanUsage
+
+T = TypeVar("T")
+
+FRONT_LIMIT = 8
+"""Points of the front that are taken to the test split; the cheapest, the best, and those spread evenly between."""
+
+
+def cost(usage: MeanUsage, measure: Measure) -> float:
+    """A mean usage as one number."""
+    return float(getattr(usage, measure))
+
+
+def pareto(points: Sequence[tuple[T, float, float]]) -> list[T]:
+    """The things that no other one beats: (thing, quality, cost), higher quality and lower cost are better.
+
+    Cheapest first. Of several with the same quality and cost the first stays.
+    """
+    front: list[T] = []
+    best = float("-inf")
+    for thing, quality, _ in sorted(points, key=lambda point: (point[2], -point[1])):
+        if quality > best:
+            front.append(thing)
+            best = quality
+    return front
+
+
+def thinned(front: Sequence[T], limit: int = FRONT_LIMIT) -> list[T]:
+    """At most `limit` of a front, both ends among them."""
+    if len(front) <= limit:
+        return list(front)
+    last = len(front) - 1
+    return [front[round(position * last / (limit - 1))] for position in range(limit)]
+
+
+def compare(winner: Evaluation, baseline: Evaluation, label: str, *, same: bool, seed: int) -> Comparison:
+    """The winner against a baseline, item by item.
+
+    Args:
+        winner: The winner on the test split.
+        baseline: The baseline there.
+        label: What the baseline is called.
+        same: Whether both are one pipeline.
+        seed: Seeds the bootstrap.
+    """
+    difference = paired_difference(winner.scores, baseline.scores, seed=seed)
+    return Comparison(name=label, difference=difference, verdict=_sentence(label, difference, same))
+
+
+def verdict(comparisons: Sequence[Comparison], baselines: Sequence[Baseline]) -> str:
+    """One sentence for the whole study: where the winner stands against self-consistency at equal tokens."""
+    labels = {baseline.label for baseline in baselines if baseline.family == SELF_CONSISTENCY}
+    found = next((comparison for comparison in comparisons if comparison.name in labels), None)
+    if found is None:
+        return "The winner was not compared with self-consistency: the study ran no baselines on the test split."
+    points = _points(found.difference)
+    if found.difference.low > 0:
+        return f"The search beat self-consistency at equal tokens ({found.name}) on the test split: {points}."
+    worse = " and lost to it" if found.difference.high < 0 else ""
+    return (
+        f"The search did NOT beat self-consistency at equal tokens ({found.name}){worse} on the test split: {points}. "
+        "Self-consistency is the simpler choice."
+    )
+
+
+def _sentence(label: str, difference: Interval, same: bool) -> str:
+    if same:
+        return f"The winner is itself `{label}`."
+    points = _points(difference)
+    if difference.low > 0:
+        return f"The winner beats `{label}`: {points}."
+    if difference.high < 0:
+        return f"The winner loses to `{label}`: {points}."
+    return f"The winner does not beat `{label}`: {points}; the interval touches zero."
+
+
+def _points(difference: Interval) -> str:
+    """A difference in percentage points with its interval."""
+    mean, low, high = (100 * value for value in (difference.mean, difference.low, difference.high))
+    return f"{mean:+.1f} points (95% interval {low:+.1f} to {high:+.1f}, {difference.n} items)"

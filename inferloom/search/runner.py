@@ -1,0 +1,168 @@
+"""Running pipelines for a study: a limit on what is billed, a limit on what goes on at once, one set of streams.
+
+Streams are named by the data, the seed and the split, never by the study: the same search under another name finds
+every completion in the bank, and pipelines are compared on common random numbers.
+"""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Awaitable, Callable, Sequence
+from random import Random
+
+from inferloom.core.errors import BudgetExceededError
+from inferloom.core.types import Json
+from inferloom.evaluation.data import DataSet
+from inferloom.evaluation.evaluate import Evaluation, ItemResult, evaluate
+from inferloom.evaluation.item import Item
+from inferloom.evaluation.splits import SplitName, Splits
+from inferloom.models.budget import Budget, Purse, measures
+from inferloom.models.client import Gateway
+from inferloom.pipelines.document import content_hash
+from inferloom.pipelines.run import Pipeline, RunResult
+from inferloom.pipelines.spec import PipelineSpec
+from inferloom.search.samplers import derived_seed
+from inferloom.store import Store
+
+
+class Runner:
+    """Evaluates pipelines on the splits of a study.
+
+    Args:
+        store: Where everything is written.
+        gateway: The models; its purse is replaced by the study's.
+        study: The study's name.
+        data: The items' grader and name.
+        splits: The items.
+        seed: The study's seed.
+        concurrency: Items in work at once, over all evaluations.
+        budget: The most that the study may bill, over all its calls.
+        on_item: Called with every result.
+    """
+
+    def __init__(
+        self,
+        store: Store,
+        gateway: Gateway,
+        *,
+        study: str,
+        data: DataSet,
+        splits: Splits,
+        seed: int,
+        concurrency: int,
+        budget: Budget,
+        on_item: Callable[[ItemResult], None],
+    ) -> None:
+        self._store, self._study, self._data, self._splits = store, study, data, splits
+        self._seed, self._on_item = seed, on_item
+        self._gateway = gateway
+        before = store.study_usage(study)
+        self.purse = Purse(budget, before.billed + before.bound, label="max_billed ")
+        gateway.billed = self.purse
+        self.data_hash = data_hash(data)
+        self._gate = asyncio.Semaphore(concurrency)
+        self._active = 0
+        self._idle = asyncio.Event()
+
+    def pipeline(self, spec: PipelineSpec) -> Pipeline:
+        """A pipeline on the study's models.
+
+        Raises:
+            CapabilityError: A model lacks what a node needs.
+        """
+        return Pipeline(spec, self._gateway)
+
+    async def evaluate(self, spec: PipelineSpec, split: SplitName, trial: int) -> Evaluation:
+        """A pipeline on a whole split; items that have their row are not run again.
+
+        Raises:
+            BudgetExceededError: The study may bill no more; runs that were under way have ended and are kept.
+            ModelError, StorageError: As `evaluate`.
+        """
+        return await self._evaluate(spec, self._splits[split], split, trial)
+
+    async def probe(self, spec: PipelineSpec, items: int) -> Evaluation:
+        """A pipeline on the first few dev items, on the dev stream, without rows; to learn what it costs."""
+        return await self._evaluate(spec, self._splits.dev[:items], "dev", None)
+
+    async def _evaluate(
+        self, spec: PipelineSpec, items: Sequence[Item], split: SplitName, trial: int | None
+    ) -> Evaluation:
+        return await evaluate(
+            _Held(self, self.pipeline(spec)),
+            items,
+            grader=self._data.grader,
+            store=self._store,
+            stream=f"{self.data_hash}/{self._seed}/{split}",
+            split=split,
+            study=self._study,
+            trial=trial,
+            concurrency=len(items),
+            on_item=None if trial is None else self._on_item,
+            rng=Random(derived_seed(self._seed, split, spec.hash)),
+        )
+
+    async def hold(self, run: Callable[[], Awaitable[RunResult]]) -> RunResult:
+        """One run within the study's limits.
+
+        Once something was refused nothing new starts, and a run that was cut short counts for nothing: it waits until
+        every other run has ended (so that no call in flight is cut off and lost), and then raises.
+        """
+        async with self._gate:
+            if not self.purse.refused:
+                self._active += 1
+                result: RunResult | None = None
+                try:
+                    result = await run()
+                except BudgetExceededError:
+                    # A pipeline's own budget ends its run with an answer; what comes out is the study's.
+                    self.purse.refused = True
+                finally:
+                    self._active -= 1
+                    if self._active == 0:
+                        self._idle.set()
+                if result is not None and (result.stopped is None or not self.purse.refused):
+                    return result
+        while self._active:
+            self._idle.clear()
+            await self._idle.wait()
+        limit = next(iter(self.purse.limits))
+        spent = measures(self.purse.spent)[limit]
+        raise BudgetExceededError(f"max_billed {limit}", self.purse.limits[limit], spent)
+
+
+class _Held:
+    """A pipeline that runs within the study's limits."""
+
+    def __init__(self, runner: Runner, pipeline: Pipeline) -> None:
+        self._runner, self._pipeline = runner, pipeline
+
+    @property
+    def spec(self) -> PipelineSpec:
+        return self._pipeline.spec
+
+    async def ainvoke(
+        self,
+        question: str,
+        *,
+        stream: str | None = None,
+        notes: Sequence[str] = (),
+        examples: Sequence[tuple[str, str]] = (),
+        study: str | None = None,
+        item: str | None = None,
+        tag: str | None = None,
+    ) -> RunResult:
+        return await self._runner.hold(
+            lambda: self._pipeline.ainvoke(
+                question, stream=stream, notes=notes, examples=examples, study=study, item=item, tag=tag
+            )
+        )
+
+
+def data_hash(data: DataSet) -> str:
+    """What stands for the items and their grading, as part of stream names: 16 hex digits."""
+    items: list[Json] = [
+        [item.id, item.question, item.answer, list(item.notes), [list(pair) for pair in item.examples]]
+        for item in data.items
+    ]
+    return content_hash([data.grader.name, data.grader.params.model_dump(mode="json"), items])[:16]

@@ -1,0 +1,566 @@
+"""A study: search on dev, choose on confirm, report on test, and never repeat what is in the database.
+
+1. Batches of trials on the dev split; a batch's points are written down before its first call.
+2. The best few again on the confirm split, with fresh draws, so that luck on dev does not decide.
+3. Winner, front and baselines once on the test split; the touch is recorded.
+
+What a kill leaves is taken up again: the asked points stand in the study's row, every finished item has its row, and
+every committed completion is in the bank.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import json
+import shlex
+import time
+from collections.abc import Sequence
+from dataclasses import dataclass, field, replace
+from typing import cast
+
+from inferloom.core.errors import (
+    BudgetExceededError,
+    InferloomError,
+    RequestRejectedError,
+    SpecError,
+    UserError,
+)
+from inferloom.core.types import Json
+from inferloom.evaluation.data import DataSet, load_items
+from inferloom.evaluation.evaluate import Evaluation, ItemResult
+from inferloom.evaluation.splits import SplitName, Splits, split_items
+from inferloom.models.client import Gateway
+from inferloom.pipelines.spec import PipelineSpec
+from inferloom.search.baselines import Baseline, Baselines, matched_n, shape
+from inferloom.search.conclude import compare, cost, pareto, thinned, verdict
+from inferloom.search.job import SearchJob
+from inferloom.search.progress import Event, EventKind, Progress, Silent, State
+from inferloom.search.projection import Projection
+from inferloom.search.result import Comparison, Entry, Kind, MeanUsage, StudyResult, TrialSummary
+from inferloom.search.runner import Runner, data_hash
+from inferloom.search.samplers import Proposer, Told
+from inferloom.search.template import Values
+from inferloom.store import Store, StudyRow, TouchRow
+
+PROBED = 16
+"""Dev items on which a baseline's cost is measured while its n is matched to the winner."""
+_FRONT_GUESS = 5
+
+
+async def run_study(
+    job: SearchJob,
+    store: Store,
+    *,
+    name: str | None = None,
+    progress: Progress | None = None,
+    gateway: Gateway | None = None,
+    command: str | None = None,
+) -> StudyResult:
+    """Run a search, or go on with it, or give its result again if it is finished.
+
+    Args:
+        job: What to search.
+        store: The database that holds everything.
+        name: The study's name; None: the job's own.
+        progress: Who watches.
+        gateway: The models to use; None: new ones, closed at the end.
+        command: The command that starts this study, for the report.
+
+    Raises:
+        SpecError: The space has no valid point, or a study of this name was started with another job.
+        UserError: `max_billed` was reached before one trial was finished.
+        DataError, ModelError, StorageError: As running does; what was paid is kept, and the next call goes on.
+    """
+    own = gateway or Gateway(store)
+    study = _Study(job, store, name or job.name, progress or Silent(), own, command)
+    try:
+        return await study.run()
+    finally:
+        study.projection.close()
+        if gateway is None:
+            await own.aclose()
+
+
+@dataclass(slots=True)
+class _Trial:
+    """One trial while the study goes on."""
+
+    number: int
+    batch: int
+    values: Values
+    spec: PipelineSpec | None = None
+    dev: Evaluation | None = None
+    confirm: Evaluation | None = None
+    duplicate_of: int | None = None
+    error: str | None = None
+
+    @property
+    def quality(self) -> float:
+        """Mean score on dev."""
+        assert self.dev is not None
+        return self.dev.mean.mean
+
+    @property
+    def nominal(self) -> MeanUsage:
+        """Mean nominal usage of a dev item."""
+        assert self.dev is not None
+        return MeanUsage.of(self.dev.nominal)
+
+    @property
+    def checked(self) -> PipelineSpec:
+        """The pipeline of a trial that was run."""
+        assert self.spec is not None
+        return self.spec
+
+
+@dataclass(slots=True)
+class _Tested:
+    """A pipeline that goes to the test split."""
+
+    label: str
+    kind: Kind
+    spec: PipelineSpec
+    number: int
+    """Its trial number in the table of evaluations; below zero for baselines."""
+    trial: _Trial | None = None
+    dev: Evaluation | None = None
+    test: Evaluation | None = None
+
+
+@dataclass(slots=True)
+class _Book:
+    """What the study's row keeps while it is running."""
+
+    asked: list[list[Values]] = field(default_factory=list)
+    """The points of each batch."""
+    touched: bool = False
+    """Whether the touch of the test split is on record."""
+
+
+class _Study:
+    """One call of a search."""
+
+    def __init__(
+        self, job: SearchJob, store: Store, name: str, progress: Progress, gateway: Gateway, command: str | None
+    ) -> None:
+        self.job, self.store, self.name, self.progress, self.gateway = job, store, name, progress, gateway
+        self.command = command or f"inferloom search {shlex.quote(job.document.name)} --study {shlex.quote(name)}"
+        self.state = State(study=name, trials=job.spec.trials)
+        self.trials: list[_Trial] = []
+        self.book = _Book()
+        self.created = time.time()
+        self.stopped: str | None = None
+        self.projection = Projection(store.optuna_url, name, job.space, job.directions)
+        self.row: StudyRow
+        self.runner: Runner
+        self.data: DataSet
+        self.splits: Splits
+
+    async def run(self) -> StudyResult:
+        """Every stage, as far as the money goes."""
+        finished = self._open()
+        if finished is not None:
+            self._tell("finished", text=f"study `{self.name}` is finished already; this is its result")
+            return finished
+        await self._save("running")
+        tested: list[_Tested] = []
+        winner: _Trial | None = None
+        baselines: list[Baseline] = []
+        try:
+            await self._search()
+            winner = await self._choose()
+            baselines, tested = await self._line_up(winner)
+            await self._test(tested)
+        except BudgetExceededError as error:
+            self.stopped = error.limit
+            self._tell("stopped", text=f"stopped: {error.sentence}; what was paid is kept")
+        except InferloomError:
+            await self._save_quietly("failed")
+            raise
+        result = self._result(winner, tested, baselines)
+        await self._save("stopped" if self.stopped else "done", result)
+        self._stage("done")
+        self._tell("finished", text=result.verdict)
+        return result
+
+    # Opening
+
+    def _open(self) -> StudyResult | None:
+        """Load the data, check the study's row and take up its book; the result where all is done already."""
+        job = self.job
+        self.data = load_items(job.spec.data, base=job.base)
+        self.splits = split_items(self.data.items, job.spec.split, name=self.data.name)
+        identity = job.identity(data_hash(self.data))
+        row = self.store.study(self.name)
+        if row is not None:
+            if row.spec_hash != identity:
+                raise SpecError(
+                    f"the study `{self.name}` was started with another job or other data; "
+                    "give this one another name (what the bank holds is not billed again)",
+                    where=job.document.name,
+                )
+            self.created = row.created
+            stored: dict[str, Json] = json.loads(row.result) if row.result else {}
+            if row.status == "done":
+                return StudyResult.from_json(stored)
+            self.book = _Book(
+                asked=cast("list[list[Values]]", stored.get("asked", [])), touched=bool(stored.get("touched"))
+            )
+        spec = json.dumps(job.to_data(), ensure_ascii=False)
+        self.row = StudyRow(
+            name=self.name,
+            spec=spec,
+            spec_hash=identity,
+            status="running",
+            created=self.created,
+            updated=self.created,
+        )
+        self.runner = Runner(
+            self.store,
+            self.gateway,
+            study=self.name,
+            data=self.data,
+            splits=self.splits,
+            seed=job.spec.seed,
+            concurrency=job.spec.concurrency,
+            budget=job.spec.max_billed.budget(),
+            on_item=self._on_item,
+        )
+        return None
+
+    async def _save(self, status: str, result: StudyResult | None = None) -> None:
+        """Write the study's row. Its `result` is the result once it is done, and the book until then."""
+        book: dict[str, Json] = {"asked": cast(Json, self.book.asked), "touched": self.book.touched}
+        kept = result.to_json() if result is not None and status == "done" else book
+        text = json.dumps(kept, ensure_ascii=False)
+        await self.store.write(replace(self.row, status=status, updated=time.time(), result=text))
+
+    async def _save_quietly(self, status: str) -> None:
+        """The same where an error is on its way, which must not be hidden by another."""
+        try:
+            await self._save(status)
+        except InferloomError:
+            return
+
+    # Searching
+
+    async def _search(self) -> None:
+        spec = self.job.spec
+        proposer = Proposer(self.job.space, spec.sampler, spec.seed, self.job.directions, self.job.startup)
+        self.state.items = self._items_guess()
+        self._tell("started", text=self._opening_line())
+        mirroring: asyncio.Task[None] | None = None
+        batch = 0
+        while len(self.trials) < spec.trials:
+            if batch == len(self.book.asked):
+                size = min(spec.batch, spec.trials - len(self.trials))
+                asked = proposer.batch(len(self.trials), size, self._told())
+                if not asked:
+                    self._tell(
+                        "stage", text=f"every valid point of the space was tried after {len(self.trials)} trials"
+                    )
+                    break
+                self.book.asked.append([trial.values for trial in asked])
+                await self._save("running")
+            await self._run_batch(batch, self.book.asked[batch])
+            if mirroring is not None:
+                await mirroring
+            mirroring = asyncio.create_task(asyncio.to_thread(self.projection.mirror, self._told()))
+            batch += 1
+        if mirroring is not None:
+            await mirroring
+
+    async def _run_batch(self, batch: int, points: Sequence[Values]) -> None:
+        """The trials of a batch side by side; duplicates take over what the first of them reached."""
+        started = [
+            _Trial(number=len(self.trials) + position, batch=batch, values=dict(values))
+            for position, values in enumerate(points)
+        ]
+        first = {trial.spec.hash: trial for trial in self.trials if trial.spec and trial.duplicate_of is None}
+        fresh: list[_Trial] = []
+        for trial in started:
+            data = self.job.space.point(trial.values)
+            trial.spec = PipelineSpec(self.job.space.point_document(data))
+            twin = first.setdefault(trial.spec.hash, trial)
+            if twin is trial:
+                fresh.append(trial)
+            else:
+                trial.duplicate_of = twin.number
+        outcomes = await asyncio.gather(*(self._run_trial(trial) for trial in fresh), return_exceptions=True)
+        _raise_first(outcomes)
+        for trial in started:
+            if trial.duplicate_of is not None:
+                twin = first[trial.checked.hash]
+                trial.dev, trial.error = twin.dev, twin.error
+                self.state.items -= len(self.splits.dev)
+        self.trials.extend(started)
+        self.state.trials_done = len(self.trials)
+        if all(trial.error for trial in self.trials):
+            raise UserError(f"no trial of the first batch could be run; trial 0: {self.trials[0].error}")
+
+    async def _run_trial(self, trial: _Trial) -> None:
+        self._tell("trial_started", trial=trial.number)
+        try:
+            trial.dev = await self.runner.evaluate(trial.checked, "dev", trial.number)
+        except (UserError, RequestRejectedError) as error:
+            # A composition that cannot be run (a prompt too long for the model, say) is a result, not the search's end.
+            trial.error = error.sentence
+        self.state.trials_done += 1
+        self._note_best(trial)
+        words = shape(trial.checked)
+        reached = f"failed: {trial.error}" if trial.error else _reached(trial)
+        self._tell("trial_finished", trial=trial.number, text=f"trial {trial.number}: {reached}: {words}")
+
+    def _told(self) -> list[Told]:
+        """The finished trials as the sampler sees them; those that could not be run are left out."""
+        measure = self.job.measure
+        objectives = len(self.job.spec.objectives)
+        return [
+            Told(trial.values, (trial.quality, cost(trial.nominal, measure))[:objectives])
+            for trial in self.trials
+            if trial.dev is not None
+        ]
+
+    # Choosing
+
+    def _distinct(self) -> list[_Trial]:
+        return [trial for trial in self.trials if trial.dev is not None and trial.duplicate_of is None]
+
+    async def _choose(self) -> _Trial:
+        """The winner: the best few on dev meet again on the confirm split."""
+        ranked = sorted(self._distinct(), key=self._rank)
+        finalists = ranked[: self.job.spec.finalists]
+        if not self.splits.confirm or len(finalists) == 1:
+            return finalists[0]
+        self._stage("confirm")
+        outcomes = await asyncio.gather(*(self._confirm(trial) for trial in finalists), return_exceptions=True)
+        _raise_first(outcomes)
+        # Dev and confirm scores together estimate best which is better. That the dev scores of the chosen are lucky is
+        # no matter here: they are not reported as the winner's quality, those on the test split are.
+        return min(finalists, key=lambda trial: (-_pooled(trial), *self._rank(trial)))
+
+    async def _confirm(self, trial: _Trial) -> None:
+        trial.confirm = await self.runner.evaluate(trial.checked, "confirm", trial.number)
+
+    def _rank(self, trial: _Trial) -> tuple[float, float, int]:
+        return -trial.quality, cost(trial.nominal, self.job.measure), trial.number
+
+    def _front(self) -> list[_Trial]:
+        measure = self.job.measure
+        return pareto([(trial, trial.quality, cost(trial.nominal, measure)) for trial in self._distinct()])
+
+    # Reporting
+
+    def _searched(self, winner: _Trial) -> list[_Tested]:
+        """The winner, and the front without it."""
+        front = [trial for trial in thinned(self._front()) if trial is not winner]
+        kinds: list[tuple[Kind, _Trial]] = [("winner", winner), *(("front", trial) for trial in front)]
+        return [
+            _Tested(_trial_label(trial), kind, trial.checked, trial.number, trial, trial.dev) for kind, trial in kinds
+        ]
+
+    async def _line_up(self, winner: _Trial) -> tuple[list[Baseline], list[_Tested]]:
+        """All that goes to the test split: winner, front, baselines."""
+        entries = self._searched(winner)
+        if self.job.spec.baselines == "none":
+            return [], entries
+        self._stage("baselines")
+        made = Baselines(winner.checked)
+        singles = [made.single(model) for model in made.models]
+        on_dev = await self._evaluate_all(singles, "dev")
+        best = max(range(len(singles)), key=lambda position: (on_dev[position].mean.mean, position))
+        strongest = singles[best].model
+
+        async def consistency_tokens(n: int) -> float:
+            probed = await self.runner.probe(made.self_consistency(strongest, n).spec, PROBED)
+            return MeanUsage.of(probed.nominal).tokens
+
+        async def best_tokens(n: int) -> float:
+            probed = await self.runner.probe(made.best_of_n(strongest, n).spec, PROBED)
+            return MeanUsage.of(probed.nominal).tokens
+
+        target = winner.nominal.tokens
+        matched = [
+            made.greedy(strongest),
+            made.self_consistency(strongest, await matched_n(consistency_tokens, target)),
+            made.best_of_n(strongest, await matched_n(best_tokens, target)),
+        ]
+        baselines = [*singles, *matched]
+        for position, baseline in enumerate(baselines):
+            dev = on_dev[position] if position < len(singles) else None
+            entries.append(_Tested(baseline.label, "baseline", baseline.spec, -1 - position, dev=dev))
+        return baselines, entries
+
+    async def _evaluate_all(self, baselines: Sequence[Baseline], split: SplitName) -> list[Evaluation]:
+        outcomes = await asyncio.gather(
+            *(self.runner.evaluate(baseline.spec, split, -1 - position) for position, baseline in enumerate(baselines)),
+            return_exceptions=True,
+        )
+        _raise_first(outcomes)
+        return [outcome for outcome in outcomes if isinstance(outcome, Evaluation)]
+
+    async def _test(self, tested: Sequence[_Tested]) -> None:
+        """Everything once on the test split; the look is on record before it is taken."""
+        if not self.book.touched:
+            self.book.touched = True
+            await self.store.write(TouchRow(dataset=self.data.name, split="test", study=self.name, created=time.time()))
+            await self._save("running")
+        self._stage("test")
+        self.state.items = self.state.items_done + len(tested) * len(self.splits.test)
+
+        async def one(entry: _Tested) -> None:
+            entry.test = await self.runner.evaluate(entry.spec, "test", entry.number)
+
+        outcomes = await asyncio.gather(*(one(entry) for entry in tested), return_exceptions=True)
+        _raise_first(outcomes)
+
+    def _result(self, winner: _Trial | None, tested: Sequence[_Tested], baselines: Sequence[Baseline]) -> StudyResult:
+        if winner is None:
+            ranked = sorted(self._distinct(), key=self._rank)
+            if not ranked:
+                raise UserError(
+                    f"{self.stopped} was reached before one trial was finished; what was paid is kept: raise it and "
+                    "run the same command again"
+                )
+            winner = ranked[0]
+        tested = tested or self._searched(winner)
+        entries = [_entry(one) for one in tested]
+        front = [entry for entry in entries if entry.kind != "baseline"]
+        front.sort(key=lambda entry: cost(entry.nominal, self.job.measure))
+        comparisons = self._comparisons(tested)
+        usage = self.store.study_usage(self.name)
+        sentence = verdict(comparisons, baselines)
+        if self.stopped:
+            sentence = f"The search was stopped by {self.stopped} and is not finished. {sentence}"
+        return StudyResult(
+            study=self.name,
+            job=self.job.to_yaml(),
+            objectives=list(self.job.spec.objectives),
+            winner=entries[0],
+            front=front,
+            baselines=[entry for entry in entries if entry.kind == "baseline"],
+            trials=self._summaries(),
+            comparisons=comparisons,
+            verdict=sentence,
+            billed=usage.billed,
+            nominal=usage.nominal,
+            test_touches=self.store.touches(self.data.name),
+            sizes=self.splits.sizes(),
+            points=self.job.space.count().valid,
+            stopped=self.stopped,
+            seconds=self.state.elapsed,
+            created=self.created,
+            command=self.command,
+        )
+
+    def _comparisons(self, tested: Sequence[_Tested]) -> list[Comparison]:
+        winner = tested[0]
+        if winner.test is None:
+            return []
+        return [
+            compare(
+                winner.test,
+                entry.test,
+                entry.label,
+                same=entry.spec.hash == winner.spec.hash,
+                seed=self.job.spec.seed,
+            )
+            for entry in tested
+            if entry.kind == "baseline" and entry.test is not None
+        ]
+
+    def _summaries(self) -> list[TrialSummary]:
+        front = {trial.number for trial in self._front()}
+        return [
+            TrialSummary(
+                number=trial.number,
+                batch=trial.batch,
+                status="failed" if trial.error else "duplicate" if trial.duplicate_of is not None else "done",
+                values=dict(trial.values),
+                pipeline_hash=trial.checked.hash,
+                shape=shape(trial.checked),
+                dev=trial.dev.mean if trial.dev else None,
+                nominal=trial.nominal if trial.dev else None,
+                duplicate_of=trial.duplicate_of,
+                on_front=trial.number in front,
+                error=trial.error,
+            )
+            for trial in self.trials
+        ]
+
+    # Telling
+
+    def _on_item(self, result: ItemResult) -> None:
+        self.state.items_done += 1
+        self.state.items_resumed += result.resumed
+        self.state.billed = self.state.billed + result.billed
+        self._tell("item")
+
+    def _tell(self, kind: EventKind, *, trial: int | None = None, text: str = "") -> None:
+        self.progress.on_event(Event(kind=kind, trial=trial, text=text), self.state)
+
+    def _stage(self, stage: str) -> None:
+        self.state.stage = stage
+        self._tell(
+            "stage",
+            text={"confirm": "comparing the best trials on the confirm split", "test": "testing"}.get(stage, ""),
+        )
+
+    def _note_best(self, trial: _Trial) -> None:
+        known = [other for other in [*self.trials, trial] if other.dev is not None]
+        current = min((other for other in known if other.dev), key=self._rank, default=None)
+        if current is trial:
+            self.state.best = f"trial {trial.number}, {_reached(trial)}"
+
+    def _items_guess(self) -> int:
+        sizes, spec = self.splits.sizes(), self.job.spec
+        models = self.job.space.document.data
+        named = models.get("models") if isinstance(models, dict) else None
+        singles = len(named) if isinstance(named, dict) else 1
+        extra = 0 if spec.baselines == "none" else singles * sizes["dev"] + (singles + 3) * sizes["test"]
+        return spec.trials * sizes["dev"] + spec.finalists * sizes["confirm"] + _FRONT_GUESS * sizes["test"] + extra
+
+    def _opening_line(self) -> str:
+        sizes = ", ".join(f"{size} {split}" for split, size in self.splits.sizes().items())
+        going_on = f"; going on after {len(self.book.asked)} batches" if self.book.asked else ""
+        return f"study `{self.name}`: {self.job.spec.trials} trials on {self.data.name} ({sizes} items){going_on}"
+
+
+def _raise_first(outcomes: Sequence[object]) -> None:
+    """Raise what went wrong: an error that is not the budget's first, since it says more."""
+    errors = [outcome for outcome in outcomes if isinstance(outcome, BaseException)]
+    errors.sort(key=lambda error: isinstance(error, BudgetExceededError))
+    if errors:
+        raise errors[0]
+
+
+def _pooled(trial: _Trial) -> float:
+    """The mean score over dev and confirm items together."""
+    scores = [*(trial.dev.scores if trial.dev else ()), *(trial.confirm.scores if trial.confirm else ())]
+    return sum(scores) / len(scores)
+
+
+def _reached(trial: _Trial) -> str:
+    return f"{100 * trial.quality:.1f}% at {trial.nominal.tokens:,.0f} tokens"
+
+
+def _trial_label(trial: _Trial) -> str:
+    return f"trial {trial.number}: {shape(trial.checked)}"
+
+
+def _entry(tested: _Tested) -> Entry:
+    measured = tested.test or tested.dev
+    assert measured is not None, "whatever is reported was measured somewhere"
+    trial = tested.trial
+    return Entry(
+        label=tested.label,
+        kind=tested.kind,
+        pipeline_yaml=tested.spec.to_yaml(),
+        pipeline_hash=tested.spec.hash,
+        dev=tested.dev.mean if tested.dev else None,
+        confirm=trial.confirm.mean if trial is not None and trial.confirm is not None else None,
+        test=tested.test.mean if tested.test else None,
+        nominal=MeanUsage.of(measured.nominal),
+        wall_seconds=measured.wall_seconds,
+        trial=None if trial is None else trial.number,
+    )

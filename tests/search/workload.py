@@ -1,0 +1,107 @@
+"""A search on scripted models that takes a second: additions, which `small` gets right less often than `large`.
+
+Run as a program it is a search in a process of its own, to be killed: `python workload.py DB NAME FOLDER`.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import os
+import random
+import re
+import sys
+from pathlib import Path
+
+from inferloom.core.types import Request
+from inferloom.models.scripted import ScriptedBackend, register_backend
+from inferloom.search.job import SearchJob
+from inferloom.search.result import StudyResult
+from inferloom.search.study import run_study
+from inferloom.store import Store
+
+_SUM = re.compile(r"(\d+) \+ (\d+)")
+_SAID = re.compile(r"A: (-?\d+)")
+
+
+def solver(skill: float, judgement: float):  # type: ignore[no-untyped-def]  # the registry's own type is long
+    """A model that is right with probability `skill`, and judges rightly with probability `judgement`."""
+
+    def reply(request: Request, seed: int) -> str:
+        text = "\n".join(message.content for message in request.messages)
+        rng = random.Random(f"{seed}|{text}")
+        left, right = _SUM.search(text).groups()  # type: ignore[union-attr]  # every question holds a sum
+        truth = int(left) + int(right)
+        if "single digit from 0" in text:
+            sure = (_SAID.findall(text)[-1] == str(truth)) == (rng.random() < judgement)
+            return "9" if sure else "0"
+        answer = truth if rng.random() < skill else truth + rng.randint(1, 3)
+        return f"{left} + {right}\nA: {answer}"
+
+    return reply
+
+
+LATENCY = float(os.environ.get("ADDER_LATENCY", "0"))
+SMALL = register_backend("adder-small", ScriptedBackend(solver(0.4, 0.7), name="adder-small", latency=LATENCY))
+LARGE = register_backend("adder-large", ScriptedBackend(solver(0.6, 0.9), name="adder-large", latency=LATENCY))
+
+SPACE = """\
+models: {small: scripted:adder-small, large: scripted:adder-large}
+steps:
+  - sample:
+      model: {choice: [small, large]}
+      n: {choice: [1, 2, 4, 8]}
+      temperature: {float: [0.4, 1.0], step: 0.2}
+  - optional: {score: {model: large, name: judge}}
+  - choice:
+      - vote
+      - vote: {weight: judge}
+      - best: {by: judge}
+rules:
+  - steps.0.sample.n <= 4 or not steps.1.optional
+"""
+
+
+def job_text(data: Path, *, trials: int = 12, batch: int = 4, extra: str = "") -> str:
+    space = "\n".join(f"  {line}" for line in SPACE.splitlines())
+    return f"""\
+name: adding
+data: {{file: {data}, grader: numeric}}
+split: {{dev: 12, confirm: 6, test: 20}}
+objectives: [quality, tokens]
+trials: {trials}
+batch: {batch}
+seed: 3
+concurrency: 16
+finalists: 3
+{extra}
+space:
+{space}
+"""
+
+
+def write_items(folder: Path, count: int = 40) -> Path:
+    path = folder / "sums.jsonl"
+    lines = [
+        f'{{"question": "What is {12 + 7 * k} + {31 * k % 89 + 3}?", "answer": "{12 + 7 * k + 31 * k % 89 + 3}"}}'
+        for k in range(count)
+    ]
+    path.write_text("\n".join(lines) + "\n")
+    return path
+
+
+async def search(db: str, job: SearchJob, name: str) -> StudyResult:
+    store = Store.open(db)
+    try:
+        return await run_study(job, store, name=name)
+    finally:
+        store.close()
+
+
+def main(db: str, name: str, folder: str) -> None:
+    job = SearchJob.load(job_text(write_items(Path(folder))))
+    result = asyncio.run(search(db, job, name))
+    Path(folder, f"{name}.done").write_text(str(len(result.trials)))
+
+
+if __name__ == "__main__":
+    main(*sys.argv[1:])
