@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import sqlite3
+import threading
 import time
 from contextlib import closing
 from pathlib import Path
@@ -22,6 +23,8 @@ BUSY_SECONDS = 30.0
 """How long a SQLite writer waits for another process's transaction."""
 _MIGRATION_LOCK = 0x1F_E2_10_03
 """The advisory lock that PostgreSQL migrations take."""
+_ONE_MIGRATION = threading.Lock()
+"""Alembic keeps its context in module globals."""
 _HEADER = b"SQLite format 3\x00"
 _ALLOWED = "a file path, sqlite:///FILE or postgresql+psycopg://USER@HOST/NAME"
 
@@ -46,6 +49,8 @@ def parse_url(text: str) -> URL:
         url = url.set(drivername="postgresql+psycopg")
     elif url.drivername in {"sqlite", "sqlite+pysqlite"}:
         url = url.set(drivername="sqlite")
+        if url.query:
+            raise DatabaseError(f"database `{text}` has settings after `?`, which SQLite files do not take")
     if url.drivername not in {"sqlite", "postgresql+psycopg"}:
         shown = url.render_as_string(hide_password=True)
         raise DatabaseError(f"database `{shown}` is of a kind that is not supported; allowed is {_ALLOWED}")
@@ -133,7 +138,7 @@ def _engine(url: URL) -> Engine:
     if url.drivername != "sqlite":
         try:
             # `format` makes parameters positional, as SQLite has them, so that rows are encoded the same way for both.
-            return create_engine(url, paramstyle="format", pool_pre_ping=True)
+            return create_engine(url, paramstyle="format", pool_pre_ping=True, max_overflow=-1)
         except ModuleNotFoundError as error:
             raise SetupError("PostgreSQL needs psycopg: run `pip install 'inferloom[postgres]'`") from error
     if is_memory(url):
@@ -223,4 +228,5 @@ def _upgrade(connection: Connection) -> None:
     folder = str(Path(__file__).parent / "migrations")
     config.set_main_option("script_location", folder.replace("%", "%%"))
     config.attributes["connection"] = connection
-    command.upgrade(config, "head")
+    with _ONE_MIGRATION:
+        command.upgrade(config, "head")

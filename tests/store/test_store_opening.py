@@ -5,6 +5,7 @@ from __future__ import annotations
 import random
 import shutil
 import sqlite3
+from concurrent.futures import ThreadPoolExecutor
 from contextlib import closing
 from pathlib import Path
 
@@ -93,6 +94,7 @@ def test_a_database_whose_tables_are_somebody_elses(tmp_path: Path) -> None:
         ("{}", "is a folder"),
         ("", "needs a name"),
         ("mysql://root@localhost/x", "is of a kind that is not supported; allowed is"),
+        ("sqlite:///{}/s.db?mode=ro", "has settings after"),
         ("oracle+what://x", "is of a kind that is not supported; allowed is"),
     ],
 )
@@ -112,12 +114,21 @@ def test_a_server_out_of_reach() -> None:
 
 
 def test_an_empty_file_becomes_a_database(tmp_path: Path) -> None:
-    (tmp_path / "s.db").touch()
-    made(tmp_path / "s.db")
-    with Store.open(f"sqlite:///{tmp_path / 's.db'}") as store:
+    (tmp_path / "odd é ?#%41.db").touch()
+    made(tmp_path / "odd é ?#%41.db")
+    with Store.open(str(tmp_path / "odd é ?#%41.db")) as store:
         assert len(store.calls("run-1")) == 200
         with Store.open(store.url) as same:
             assert len(same.calls("run-1")) == 200
+
+
+def test_stores_are_opened_from_many_threads(tmp_path: Path) -> None:
+    with ThreadPoolExecutor(8) as pool:
+        urls = ["sqlite://" if number % 2 else str(tmp_path / f"{number % 4}.db") for number in range(16)]
+        stores = list(pool.map(Store.open, urls))
+    for store in stores:
+        assert store.runs() == []
+        store.close()
 
 
 def test_databases_in_memory_are_apart() -> None:
