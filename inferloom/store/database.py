@@ -183,6 +183,7 @@ class Store:
 
         Raises:
             UserError: The text is empty.
+            DatabaseError: The text is deleted, but another process still reads an older state of the file.
         """
         return forget(self._writer, text)
 

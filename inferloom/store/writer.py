@@ -12,13 +12,13 @@ import re
 import threading
 from collections.abc import Callable, Iterable, Sequence
 from concurrent.futures import Future
-from contextlib import suppress
+from contextlib import closing, suppress
 from typing import TypeAlias
 
 from sqlalchemy import Connection, Engine, PoolProxiedConnection
 from sqlalchemy.exc import DBAPIError
 
-from inferloom.core.errors import InferloomError, StorageError
+from inferloom.core.errors import DatabaseError, InferloomError, StorageError
 from inferloom.store.access import reason
 from inferloom.store.codec import CODECS, Parameters, Scalar
 from inferloom.store.rows import Row
@@ -122,14 +122,20 @@ class Writer:
         """Empty SQLite's write-ahead log, so that what was deleted is in no file any more.
 
         Raises:
-            StorageError: As for `write`.
+            DatabaseError: Another process is reading the log.
         """
-        if self._engine.dialect.name == "sqlite":
-            self.run(None)
-            with self._exclusive, self._engine.connect() as connection:
-                cursor = connection.connection.cursor()
-                cursor.execute("PRAGMA wal_checkpoint(TRUNCATE)")
-                cursor.close()
+        if self._engine.dialect.name != "sqlite":
+            return
+        with self._exclusive, closing(self._engine.raw_connection()) as pooled:
+            cursor = pooled.cursor()
+            cursor.execute("PRAGMA wal_checkpoint(TRUNCATE)")
+            busy = cursor.fetchone()
+            cursor.close()
+        if busy is not None and busy[0]:
+            raise DatabaseError(
+                f"database {self._place} is being read by another process, so deleted text may still stand in its "
+                "write-ahead log; end that process and do the same again"
+            )
 
     def close(self) -> None:
         """Write what waits, then end the thread. Later writes are refused."""

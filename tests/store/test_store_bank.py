@@ -3,14 +3,16 @@
 from __future__ import annotations
 
 import json
+import sqlite3
 import time
+from contextlib import closing
 from dataclasses import replace
 from pathlib import Path
 
 import pytest
 from store_samples import ADDRESS, CANDIDATE_ROW, COMPLETION, EVALUATION, address, banked, call, run
 
-from inferloom.core.errors import DataError, UnknownNameError, UserError
+from inferloom.core.errors import DatabaseError, DataError, UnknownNameError, UserError
 from inferloom.store import Address, CompletionRow, RequestRow, Store
 
 LARGE = "e" * 32
@@ -124,3 +126,18 @@ async def test_forgetting_leaves_no_trace_in_any_file(store: Store, tmp_path: Pa
     assert store.bank_forget(SECRET).completions == 0
     with pytest.raises(UserError, match="needs a text"):
         store.bank_forget("  ")
+
+
+async def test_forgetting_says_when_another_process_keeps_the_text_alive(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("inferloom.store.engine.BUSY_SECONDS", 0.1)
+    with Store.open(str(tmp_path / "s.db")) as store:
+        await store.write(run(question=SECRET))
+        with closing(sqlite3.connect(tmp_path / "s.db", isolation_level=None)) as other:
+            other.execute("BEGIN")
+            other.execute("SELECT count(*) FROM runs").fetchone()
+            with pytest.raises(DatabaseError, match="is being read by another process"):
+                store.bank_forget(SECRET)
+        store.bank_forget(SECRET)
+        assert all(b"vault" not in data for data in contents(tmp_path).values())
