@@ -2,8 +2,108 @@
 
 from __future__ import annotations
 
-from inferloom.cli.options import DEFAULT_DB, Db, Json
+import shlex
+import shutil
+import sys
+from dataclasses import replace
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated
+
+import typer
+
+from inferloom.cli.options import DEFAULT_DB, Db, Json, open_store
+from inferloom.cli.output import err, print_json, print_text
+from inferloom.core.errors import SetupError, SpecError
+
+if TYPE_CHECKING:
+    from inferloom.search.job import SearchJob
+    from inferloom.search.result import StudyResult
+    from inferloom.store import Store
 
 
-def search(job: str, db: Db = DEFAULT_DB, json: Json = False) -> None:
-    """Search a space of pipelines."""
+def search(
+    job: Annotated[str, typer.Argument(metavar="JOB", help="A search job's YAML file, or demo.")],
+    name: Annotated[
+        str | None, typer.Option("--name", metavar="NAME", help="The study's name; the same name goes on with it.")
+    ] = None,
+    out: Annotated[Path, typer.Option("--out", metavar="FOLDER", help="Where report.html and best.yaml go.")] = Path(),
+    max_billed: Annotated[
+        list[str] | None,
+        typer.Option("--max-billed", metavar="LIMIT=NUMBER", help="calls, tokens or usd that may really be spent."),
+    ] = None,
+    db: Db = DEFAULT_DB,
+    json: Json = False,
+) -> None:
+    """Search a space of pipelines: on dev, compared afresh on confirm, reported on test."""
+    from inferloom.pipelines.run import run_sync
+    from inferloom.search.job import load_job
+    from inferloom.search.reporting import write_report
+
+    loaded = _limited(load_job(job), max_billed or [])
+    study = name or loaded.name
+    command = _program(["search", job, "--name", study, "--db", db])
+    _make(out)
+    store = open_store(db)
+    try:
+        result = run_sync(_run(loaded, store, study, command))
+    finally:
+        store.close()
+    report, best = write_report(result, out / "report.html"), out / "best.yaml"
+    best.write_text(result.winner.pipeline_yaml, encoding="utf-8")
+    if json:
+        print_json({**result.to_json(), "report": str(report), "best": str(best)})
+        return
+    from inferloom.cli.study_table import print_study
+
+    print_study(result)
+    print_text(f"report: {report}")
+    print_text(f"winner: {best}")
+    print_text(f"next: {_program(['run', str(best), _question(loaded), '--db', db])}")
+
+
+async def _run(job: SearchJob, store: Store, study: str, command: str) -> StudyResult:
+    from inferloom.search.progress import watching
+    from inferloom.search.study import run_study
+
+    with watching(err()) as progress:
+        return await run_study(job, store, name=study, progress=progress, command=command)
+
+
+def _limited(job: SearchJob, limits: list[str]) -> SearchJob:
+    """The job with the limits of the command line in place of its own."""
+    if not limits:
+        return job
+    from pydantic import ValidationError
+
+    from inferloom.search.job import MaxBilled
+
+    pairs = dict(limit.partition("=")[::2] for limit in limits)
+    try:
+        return replace(job, spec=job.spec.model_copy(update={"max_billed": MaxBilled.model_validate(pairs)}))
+    except ValidationError:
+        raise SpecError(
+            f"`{' '.join(limits)}` must be LIMIT=NUMBER with calls, tokens or usd and a number above 0, such as usd=5",
+            where="search --max-billed",
+        ) from None
+
+
+def _make(folder: Path) -> None:
+    """The folder for what is written at the end; better to know now that it cannot be."""
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        raise SetupError(f"cannot be made: {error.strerror or error}", where=str(folder)) from None
+
+
+def _question(job: SearchJob) -> str:
+    """A question from the data, for the command that is worth typing next."""
+    from inferloom.evaluation.data import load_items
+
+    return load_items(job.spec.data, base=job.base).items[0].question
+
+
+def _program(arguments: list[str]) -> str:
+    """A command line to copy: by name where it is on the path, else as it was called."""
+    if arguments[-2:] == ["--db", DEFAULT_DB]:
+        arguments = arguments[:-2]
+    return shlex.join(["inferloom" if shutil.which("inferloom") else sys.argv[0], *arguments])

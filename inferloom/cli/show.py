@@ -53,7 +53,7 @@ def _show_pipeline(source: str, mermaid: bool, yaml: bool, json: bool) -> None:
 
 
 def _show_study(study: StudyRow, yaml: bool, json: bool) -> None:
-    if study.result is None:
+    if study.status != "done" or study.result is None:
         raise SetupError(
             f"the study `{study.name}` has no result yet (status: {study.status}); run its search again to go on",
             where="show",
