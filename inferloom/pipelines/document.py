@@ -268,7 +268,7 @@ def _number(text: str, kind: str) -> int | float:
 # Writing
 
 _PLAIN = re.compile(r"(?:[A-Za-z_]|\.{0,2}/)(?:[A-Za-z0-9_./+()%<>=*@$^~-]|:(?=[^\s,\[\]{}])|[ ](?=[^\s#:-]))*")
-_RESERVED = frozenset({"null", "true", "false", "yes", "no", "on", "off", "y", "n", ".inf", ".nan", "...", "<<", "="})
+_RESERVED = frozenset({"null", "true", "false", "yes", "no", "on", "off", ".inf", ".nan", "...", "<<", "="})
 _ESCAPES = {"\\": "\\\\", '"': '\\"', "\n": "\\n", "\t": "\\t", "\r": "\\r", "\0": "\\0"}
 
 

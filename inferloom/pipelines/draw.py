@@ -200,13 +200,14 @@ def _svg_edge(layout: _Layout, edge: Edge) -> str:
         lane = layout.right + 18 * layout.side.index(edge)
         leave, arrive = start.y + start.height * 0.65, end.y + end.height * 0.35
         way = f"M{start.x + start.width:g} {leave:g} H{lane:g} V{arrive:g} H{end.x + end.width:g}"
-        words_x, words_y = layout.right + 18 * len(layout.side) - 8, (leave + arrive) / 2
+        words_x, words_y = layout.right + 18 * len(layout.side) - 8.0, (leave + arrive) / 2
     else:
         middle = (start.bottom + end.y) / 2
         way = f"M{start.centre:g} {start.bottom:g} C{start.centre:g} {middle:g} {end.centre:g} {middle:g} "
         way += f"{end.centre:g} {end.y:g}"
         words_x, words_y = layout.words_x(edge), middle + 4
-    line = f'<path d="{way}" fill="none" stroke="currentColor" stroke-opacity="0.7"{dashes} marker-end="url(#{layout.arrow})"/>'
+    pen = f'fill="none" stroke="currentColor" stroke-opacity="0.7"{dashes} marker-end="url(#{layout.arrow})"'
+    line = f'<path d="{way}" {pen}/>'
     text = _edge_text(edge)
     words = f'<text x="{words_x:g}" y="{words_y:g}" opacity="0.75">{escape(text)}</text>' if text else ""
     return line + words

@@ -22,6 +22,18 @@ _TYPES = {
     "object": "a mapping",
     "null": "null",
 }
+_WORDS = {
+    "Input should be": "must be",
+    "Input should": "must",
+    "Field required": "a required field is missing",
+    "Extra inputs are not permitted": "unknown field",
+    "a valid string": "text",
+    "a valid integer": "a whole number",
+    "a valid number": "a number",
+    "a valid boolean": "true or false",
+    "a valid array": "a list",
+    "an object": "a mapping",
+}
 
 
 def parse_params(
@@ -78,7 +90,7 @@ def _explained(
     details = error.errors(include_url=False)
     first = details[0]
     if not first["loc"]:
-        return document.error(place, f"`{kind.name}`: {_message(first)}")
+        return document.error(place, f"`{kind.name}`: {_message(first).removeprefix(kind.name).strip()}")
     field = str(first["loc"][0])
     at = place if short else (*place, field)
     fields = kind.Params.model_fields
@@ -119,7 +131,9 @@ def _inside(value: Json, location: tuple[str | int, ...]) -> tuple[tuple[str | i
 
 def _message(details: ErrorDetails) -> str:
     text = details["msg"].removeprefix("Value error, ").removeprefix("Assertion failed, ")
-    return text.replace("Input should", "must").replace("Field required", "a required field is missing").rstrip(".")
+    for pydantics, ours in _WORDS.items():
+        text = text.replace(pydantics, ours)
+    return text.rstrip(".")
 
 
 def _allowed(schema: dict[str, object], defs: dict[str, object]) -> str | None:

@@ -52,16 +52,22 @@ def resolve(name_or_path: str | Path) -> Path:
     shown = text if len(text) <= 120 else text[:117] + "..."
     beside = _yaml_files(file.parent)
     presets = names() if bare or file.parent == Path() else []
-    near = nearest(file.name, [*presets, *(entry.name for entry in beside)])
-    if near is None:
-        near = nearest(file.stem, [*presets, *(entry.stem for entry in beside)])
-        near = next((entry.name for entry in beside if entry.stem == near), near)
-    if near is not None and near not in presets:
-        near = str(file.parent / near)
+    near = _near(file, presets, beside)
     known = f"; presets: {', '.join(names())}"
     if beside and file.parent == Path():
         known += f"; files here: {', '.join(entry.name for entry in beside[:8])}" + (", ..." if len(beside) > 8 else "")
     raise SpecError(f"there is no file or preset `{shown}`" + ("" if near else known), suggestion=near)
+
+
+def _near(file: Path, presets: list[str], beside: list[Path]) -> str | None:
+    """The preset or file that was probably meant: one that differs in its suffix only, else the nearest name."""
+    by_stem = {entry.stem: entry for entry in beside}
+    if file.stem in by_stem:
+        return str(by_stem[file.stem])
+    near = nearest(file.name, [*presets, *(entry.name for entry in beside)]) or nearest(file.stem, [*presets, *by_stem])
+    if near is None or near in presets:
+        return near
+    return str(by_stem.get(near, file.parent / near))
 
 
 def _yaml_files(folder: Path) -> list[Path]:

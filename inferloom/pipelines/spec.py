@@ -25,8 +25,10 @@ from inferloom.core.types import Json
 from inferloom.models.budget import Budget
 from inferloom.models.spec import ModelSpec
 from inferloom.nodes.base import NODES, Node
+from inferloom.nodes.prompts import load_pack
 from inferloom.pipelines.document import Document, Place, content_hash, dump, load_document
 from inferloom.pipelines.graph import MAX_AT_MOST, Condition, Edge, Graph, parse_condition
+from inferloom.pipelines.modelfile import inline_models
 from inferloom.pipelines.params import parse_params
 
 KEYS = ("name", "description", "models", "prompts", "budget", "answer", "steps", "nodes", "edges")
@@ -68,6 +70,7 @@ class PipelineSpec:
     """
 
     def __init__(self, document: Document) -> None:
+        document = inline_models(document)
         reader = _Reader(document)
         self.document = document
         self.name: str = reader.text("name") or (document.path.stem if document.path else "pipeline")
@@ -196,9 +199,13 @@ class _Reader:
         if written is None:
             return "pocket" if all(spec.scheme == "pocket" for spec in models.values()) else "general"
         folder = self.document.path.parent if self.document.path else None
-        if folder and written.endswith((".yaml", ".yml")) and not Path(written).is_absolute():
+        if folder and written.endswith((".yaml", ".yml")):
             # As the document means it: beside the file, wherever the process runs.
-            return str(folder / written)
+            written = str(folder / written)
+        try:
+            load_pack(written)
+        except UnknownNameError as error:
+            raise self.document.error(("prompts",), error.message, error.suggestion) from None
         return written
 
     def budget(self) -> Budget:
@@ -375,9 +382,8 @@ class _Steps:
 
     def _parallel(self, branches: Json, place: Place, path: str, heads: list[str]) -> tuple[Json, list[str]]:
         if not isinstance(branches, list) or len(branches) < 2:
-            raise self.document.error(
-                place, f"`parallel` must be a list of at least two branches, not {_shown(branches)}"
-            )
+            shown = "one branch" if isinstance(branches, list) and branches else _shown(branches)
+            raise self.document.error(place, f"`parallel` must be a list of at least two branches, not {shown}")
         ends: list[str] = []
         normal: list[Json] = []
         for position, branch in enumerate(branches):
