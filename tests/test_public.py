@@ -18,12 +18,12 @@ PACKAGES = ["inferloom"] + [
 
 
 def visible(module: ModuleType) -> set[str]:
-    """Public names of a package that are not its own submodules."""
+    """Public names of a package that were defined in it or in its own modules."""
     return {
         name
         for name in dir(module)
-        if not name.startswith("_") and name != "annotations"
-        if not isinstance(getattr(module, name), ModuleType)
+        if not name.startswith("_") and not isinstance(getattr(module, name), ModuleType)
+        if str(getattr(getattr(module, name), "__module__", "")).startswith(module.__name__)
     }
 
 

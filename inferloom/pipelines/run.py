@@ -370,16 +370,26 @@ _lock = threading.Lock()
 
 
 def run_sync(coroutine: Coroutine[None, None, T]) -> T:
-    """Run a coroutine on the background loop and wait for it; an interrupt cancels it."""
+    """Run a coroutine on the background loop and wait for it; an interrupt cancels it and waits until it has let go."""
     global _background
     with _lock:
         if _background is None:
             _background = _Background()
-    future = asyncio.run_coroutine_threadsafe(coroutine, _background.loop)
+    ended = threading.Event()
+
+    async def whole() -> T:
+        try:
+            return await coroutine
+        finally:
+            ended.set()
+
+    future = asyncio.run_coroutine_threadsafe(whole(), _background.loop)
     try:
         return future.result()
     except BaseException:
-        future.cancel()
+        # What was in flight is still recorded; the caller must not close the database before that.
+        if future.cancel():
+            ended.wait(10)
         raise
 
 
