@@ -45,6 +45,8 @@ from inferloom.store import Store, StudyRow, TouchRow
 PROBED = 16
 """Dev items on which a baseline's cost is measured while its n is matched to the winner."""
 _FRONT_GUESS = 5
+_COUNTED = 4_000
+"""Points of a space that are looked at for the report; a larger space is not counted there."""
 
 
 async def run_study(
@@ -446,7 +448,7 @@ class _Study:
             nominal=usage.nominal,
             test_touches=self.store.touches(self.data.name),
             sizes=self.splits.sizes(),
-            points=self.job.space.count().valid,
+            points=self.job.space.count(_COUNTED).valid,
             stopped=self.stopped,
             seconds=self.state.elapsed,
             created=self.created,
