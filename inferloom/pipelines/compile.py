@@ -154,17 +154,19 @@ def compile_graph(
         builder.add_node(graph_name(step.path), node, defer=graph.conditional and len(sources) > 1)
     for path in graph.starts:
         builder.add_edge(START, graph_name(path))
-    if graph.conditional:
-        for step in spec.steps:
-            targets = [edge.target for edge in graph.out_of(step.path)]
-            ways: dict[Hashable, str] = {path: graph_name(path) for path in dict.fromkeys([*targets, step.path])}
-            builder.add_conditional_edges(graph_name(step.path), _router(step.path), {**ways, END: END})
-    else:
-        for step in spec.steps:
-            names = [graph_name(edge.source) for edge in graph.into(step.path)]
+    for step in spec.steps:
+        name, into, onward = graph_name(step.path), graph.into(step.path), graph.out_of(step.path)
+        if not graph.conditional:
+            names = [graph_name(edge.source) for edge in into]
             if names:
-                builder.add_edge(names if len(names) > 1 else names[0], graph_name(step.path))
-        builder.add_edge(graph_name(graph.end), END)
+                builder.add_edge(names if len(names) > 1 else names[0], name)
+        elif len(into) > 1 or any(edge.conditional for edge in onward):
+            # Only nodes that choose, or may have to wait, pay for a routing step.
+            ways: dict[Hashable, str] = {path: graph_name(path) for path in (*(e.target for e in onward), step.path)}
+            builder.add_conditional_edges(name, _router(step.path), {**ways, END: END})
+        else:
+            for edge in onward:
+                builder.add_edge(name, graph_name(edge.target))
     app = builder.compile(checkpointer=checkpointer, name=spec.name)
     return CompiledGraph(spec, app.with_config(recursion_limit=recursion_limit(spec)))
 

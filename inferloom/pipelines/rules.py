@@ -53,10 +53,14 @@ class Flow:
     @property
     def available(self) -> frozenset[Thing]:
         """All that a node may count on here."""
+        return self.things | self.shared | (frozenset[Thing]({"candidates"}) if self.count[0] else frozenset())
+
+    @property
+    def shared(self) -> frozenset[Thing]:
+        """What all of the candidates have."""
         if not self.groups:
-            return self.things
-        shared = reduce(frozenset.__and__, (group.things for group in self.groups.values()))
-        return shared | self.things | {"candidates"}
+            return frozenset()
+        return reduce(frozenset.__and__, (group.things for group in self.groups.values()))
 
     @property
     def count(self) -> tuple[int, int]:
@@ -232,14 +236,16 @@ def _joined(flows: Iterable[Flow]) -> Flow:
 
 def _either(flows: list[Flow]) -> Flow:
     """Any one of several flows, not known which: only what all of them promise."""
-    promised = reduce(frozenset.__and__, (flow.available for flow in flows))
+    of_state = reduce(frozenset.__and__, (flow.things for flow in flows))
+    some = [flow for flow in flows if flow.groups]
+    if not some:
+        return Flow({}, of_state)
     counts = [flow.count for flow in flows]
-    makers = frozenset(maker for flow in flows for group in flow.groups.values() for maker in group.makers)
-    if "candidates" not in promised:
-        return Flow({}, promised & _OF_STATE)
-    group = Group(makers, min(low for low, _ in counts), max(high for _, high in counts), promised & _OF_CANDIDATES)
-    key = "|".join(sorted({key for flow in flows for key in flow.groups}))
-    return Flow({key: group}, promised & (_OF_STATE | {"one"}))
+    makers = frozenset(maker for flow in some for group in flow.groups.values() for maker in group.makers)
+    shared = reduce(frozenset.__and__, (flow.shared for flow in some))
+    key = "|".join(sorted({key for flow in some for key in flow.groups}))
+    group = Group(makers, min(low for low, _ in counts), max(high for _, high in counts), shared)
+    return Flow({key: group}, of_state)
 
 
 def _after(step: StepSpec, before: Flow) -> Flow:
