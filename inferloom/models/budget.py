@@ -64,6 +64,8 @@ class Purse:
         Raises:
             BudgetExceededError: Not even one fits, whatever the running calls turn out to cost.
         """
+        if not self.limits:
+            return 0, count
         while True:
             limit = self.fits(most(count))
             if limit is None:

@@ -25,7 +25,7 @@ from inferloom.core.types import Completion, Request, Usage
 from inferloom.models.backends import open_backend
 from inferloom.models.budget import Budget, Purse
 from inferloom.models.nominal import PrefixModel, nominal_usage, request_text, upper_bound
-from inferloom.models.retry import retrying
+from inferloom.models.retry import pause_after, retrying
 from inferloom.models.spec import ModelSpec
 from inferloom.store import Address, CallRow, CompletionRow, RequestRow, Store
 
@@ -301,12 +301,20 @@ class RunClient:
     async def _call(self, asked: _Asked, indices: Sequence[int]) -> dict[int, Completion]:
         """Call until every index is there; a reply with fewer choices than asked is followed by a call for the rest."""
         made: dict[int, Completion] = {}
-        attempt = 0
+        attempt, most = 0, asked.model.spec.retries
         while wanted := [index for index in indices if index not in made]:
-            async for trial in retrying(asked.model.spec.retries):
-                with trial:
-                    attempt += 1
-                    made |= await self._attempt(asked, wanted, attempt)
+            attempt += 1
+            try:
+                # Nearly every call succeeds at once; tenacity's bookkeeping starts with the first failure.
+                made |= await self._attempt(asked, wanted, attempt)
+            except ModelError as error:
+                if not error.retryable or most == 1:
+                    raise
+                await pause_after(error)
+                async for trial in retrying(most - 1):
+                    with trial:
+                        attempt += 1
+                        made |= await self._attempt(asked, wanted, attempt)
         return made
 
     async def _attempt(self, asked: _Asked, indices: Sequence[int], attempt: int) -> dict[int, Completion]:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import random
 from collections.abc import Callable
 
 from tenacity import AsyncRetrying, RetryCallState, retry_if_exception, stop_after_attempt, wait_random_exponential
@@ -41,6 +42,11 @@ def _stop(attempts: int) -> Callable[[RetryCallState], bool]:
         return longest(state)
 
     return stop
+
+
+async def pause_after(error: ModelError) -> None:
+    """Wait between the first attempt and the second."""
+    await sleep(max(error.retry_after or 0.0, random.uniform(0, FIRST_WAIT)))
 
 
 def retrying(attempts: int) -> AsyncRetrying:

@@ -348,7 +348,9 @@ class Pipeline:
 
 
 def _best_so_far(candidates: Sequence[Candidate]) -> tuple[Candidate, ...]:
-    """The candidates of a run that was stopped, one with the most common answer first."""
+    """The candidates of a run that was stopped: in the order that scores gave them, else the most common answer first."""
+    if any(candidate.scores for candidate in candidates):
+        return tuple(candidates)
     votes = Counter(normalise(candidate.answer) for candidate in candidates if candidate.answer is not None)
     if not votes:
         return tuple(candidates)
