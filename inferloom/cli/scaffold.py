@@ -13,7 +13,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from inferloom.core.answers import parse_number
-from inferloom.core.errors import DataError, SetupError
+from inferloom.core.errors import DataError, SetupError, UserError
 
 if TYPE_CHECKING:
     from inferloom.core.types import Json
@@ -101,7 +101,7 @@ def write_project(folder: Path, answers: Answers, *, force: bool = False) -> Wri
         ModelAnswers(name="large", spec="pocket:large"),
     ]
     data = _complete(answers.data)
-    made = not folder.exists()
+    made = [path for path in (folder, *folder.parents) if not path.exists()]
     try:
         folder.mkdir(parents=True, exist_ok=True)
         with tempfile.TemporaryDirectory(dir=folder, prefix=".init-") as name:
@@ -114,8 +114,9 @@ def write_project(folder: Path, answers: Answers, *, force: bool = False) -> Wri
     except OSError as error:
         raise SetupError(f"cannot write here: {error.strerror or error}", where=str(folder)) from None
     finally:
-        if made and folder.exists() and not any(folder.iterdir()):
-            folder.rmdir()
+        for path in made:
+            if path.is_dir() and not any(path.iterdir()):
+                path.rmdir()
     return Written(files=targets, models=[model.name for model in models], items=items)
 
 
@@ -240,8 +241,14 @@ def _check(draft: Path) -> int:
     from inferloom.pipelines.spec import PipelineSpec
     from inferloom.search.job import load_job
 
-    PipelineSpec.load(draft / FILES[1])
-    job = load_job(draft / FILES[2])
-    data = load_items(job.spec.data, base=job.base)
-    split_items(data.items, job.spec.split, name=data.name)
+    try:
+        PipelineSpec.load(draft / FILES[1])
+        job = load_job(draft / FILES[2])
+        data = load_items(job.spec.data, base=job.base)
+        split_items(data.items, job.spec.split, name=data.name)
+    except UserError as error:
+        # The files are named as they would have been.
+        error.message = error.message.replace(f"{draft}/", "")
+        error.where = error.where and error.where.replace(f"{draft}/", "")
+        raise
     return len(data.items)
