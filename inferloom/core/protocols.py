@@ -89,9 +89,12 @@ class NodeContext(Protocol):
 
     path: str
     """The node's place in the pipeline, such as `steps/1` or `judge`."""
-    rng: Random
-    """Seeded by (stream, item, path): the only source of chance that a node may use."""
     prompts: Prompts
+
+    @property
+    def rng(self) -> Random:
+        """Seeded by (stream, item, path): the only source of chance that a node may use."""
+        ...
 
     async def generate(self, model: str, request: Request) -> list[Completion]:
         """`request.n` completions of a named model, committed before they are returned.

@@ -324,7 +324,6 @@ class RunClient:
         def most(count: int) -> Usage:
             return upper_bound(spec, asked.request, count)
 
-        bound = most(len(indices))
         async with asked.model.traffic.limiter:
             gateway.store.raise_if_failed()
             ticket, granted = await gateway.billed.reserve(most, len(indices))
@@ -332,6 +331,7 @@ class RunClient:
             started = time.time()
             try:
                 if granted < len(indices):
+                    bound = most(len(indices))
                     limit = gateway.billed.fits(bound) or "calls"
                     raise gateway.billed.refusal(limit, bound)
                 seeds = [draw_seed(asked.address, index) for index in indices]
@@ -341,7 +341,7 @@ class RunClient:
                     raise BadResponseError("the model sent no completion", where=spec.model)
             except (ModelError, asyncio.CancelledError) as error:
                 outcome: Outcome = error.outcome if isinstance(error, ModelError) else "unknown"
-                spent = bound if outcome == "unknown" else Usage()
+                spent = most(len(indices)) if outcome == "unknown" else Usage()
                 self.bound[asked.name] += spent
                 reason = str(error) or "cancelled"
                 row = self._row(asked, attempt, indices[0], bound=spent, outcome=outcome, error=reason, started=started)

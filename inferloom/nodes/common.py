@@ -68,7 +68,10 @@ async def gather(work: Iterable[Coroutine[Any, Any, T]]) -> tuple[list[T | None]
             refusals.append(refusal)
             return None
 
-    tasks = [asyncio.create_task(guarded(one)) for one in work]
+    first, *rest = work
+    if not rest:
+        return [await guarded(first)], refusals[0] if refusals else None
+    tasks = [asyncio.create_task(guarded(one)) for one in (first, *rest)]
     try:
         results = await asyncio.gather(*tasks)
     finally:

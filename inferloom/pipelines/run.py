@@ -102,13 +102,21 @@ _CURRENT: ContextVar[_Run] = ContextVar("inferloom_run")
 class _Context:
     """What a node sees of its run."""
 
-    __slots__ = ("_run", "path", "prompts", "rng")
+    __slots__ = ("_ordinal", "_rng", "_run", "path", "prompts")
 
     def __init__(self, run: _Run, path: str, ordinal: int) -> None:
         self._run = run
         self.path = path
         self.prompts = run.prompts
-        self.rng = Random(f"{run.stream}|{path}|{ordinal}")
+        self._ordinal = ordinal
+        self._rng: Random | None = None
+
+    @property
+    def rng(self) -> Random:
+        # Seeding costs more than most nodes' other work, and few nodes roll dice.
+        if self._rng is None:
+            self._rng = Random(f"{self._run.stream}|{self.path}|{self._ordinal}")
+        return self._rng
 
     async def generate(self, model: str, request: Request) -> list[Completion]:
         run = self._run
@@ -348,7 +356,7 @@ class Pipeline:
 
 
 def _best_so_far(candidates: Sequence[Candidate]) -> tuple[Candidate, ...]:
-    """The candidates of a run that was stopped: in the order that scores gave them, else the most common answer first."""
+    """The candidates of a stopped run: in the order that scores gave them, else the most common answer first."""
     if any(candidate.scores for candidate in candidates):
         return tuple(candidates)
     votes = Counter(normalise(candidate.answer) for candidate in candidates if candidate.answer is not None)
