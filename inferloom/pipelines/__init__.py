@@ -1,1 +1,1 @@
-
+"""Pipelines: the YAML that says them, the graph they compile to, running them, presets."""

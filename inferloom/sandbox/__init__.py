@@ -1,1 +1,1 @@
-
+"""Running code that a model wrote. Reserved; nothing is here yet."""
