@@ -1,7 +1,4 @@
-"""A search on scripted models that takes a second: additions, which `small` gets right less often than `large`.
-
-Run as a program it is a search in a process of its own, to be killed: `python workload.py DB NAME FOLDER`.
-"""
+"""A search on scripted models that takes a second: additions, which `small` gets right less often than `large`."""
 
 from __future__ import annotations
 
@@ -9,8 +6,11 @@ import asyncio
 import os
 import random
 import re
-import sys
 from pathlib import Path
+
+# These two are loaded late by the package; loaded here, a forked search starts at once.
+import langgraph.graph  # noqa: F401
+import optuna  # noqa: F401
 
 from inferloom.core.types import Request
 from inferloom.models.scripted import ScriptedBackend, register_backend
@@ -98,10 +98,6 @@ async def search(db: str, job: SearchJob, name: str) -> StudyResult:
 
 
 def main(db: str, name: str, folder: str) -> None:
+    """A search in a process of its own, to be killed."""
     job = SearchJob.load(job_text(write_items(Path(folder))))
-    result = asyncio.run(search(db, job, name))
-    Path(folder, f"{name}.done").write_text(str(len(result.trials)))
-
-
-if __name__ == "__main__":
-    main(*sys.argv[1:])
+    asyncio.run(search(db, job, name))

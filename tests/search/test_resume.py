@@ -1,0 +1,99 @@
+"""kill -9 at any moment, run again: no committed call is repeated, and the trials are those of a search left alone."""
+
+from __future__ import annotations
+
+import multiprocessing
+import random
+import sqlite3
+import sys
+from multiprocessing.context import ForkServerContext
+from pathlib import Path
+
+import pytest
+
+from inferloom.search.job import SearchJob
+from inferloom.search.result import StudyResult
+from tests.search import workload
+
+KILLS = 20
+SCORES = """
+    select trial, split, item, pipeline, score, answer, nominal_calls, nominal_prompt_tokens, nominal_completion_tokens
+    from evaluations order by trial, split, item
+"""
+RECEIVED = "select sum(completions) from calls where outcome = 'ok' and attempt > 0"
+BANKED = "select count(*) from completions"
+
+
+def rows(db: Path, statement: str) -> list[tuple[object, ...]]:
+    connection = sqlite3.connect(db)
+    try:
+        return connection.execute(statement).fetchall()
+    finally:
+        connection.close()
+
+
+def progress(db: Path) -> tuple[int, int]:
+    """Banked completions and evaluated items; nothing before the database has its tables."""
+    try:
+        return tuple(rows(db, f"select count(*) from {table}")[0][0] for table in ("completions", "evaluations"))  # type: ignore[return-value]  # two counts
+    except sqlite3.OperationalError:
+        return 0, 0
+
+
+async def finish(db: Path, folder: Path) -> StudyResult:
+    job = SearchJob.load(workload.job_text(workload.write_items(folder)))
+    return await workload.search(str(db), job, "adding")
+
+
+def run_until_killed(context: ForkServerContext, db: Path, folder: Path, rng: random.Random, kill: int) -> bool:
+    """Start a search and kill it at a random moment; False where it got through before.
+
+    Most moments are counted from what it commits, so that they fall into its work on fast and on slow machines; every
+    fifth is a moment of its start.
+    """
+    searcher = context.Process(target=workload.main, args=(str(db), "adding", str(folder)))
+    until = sum(progress(db)) + rng.randint(1, 60)
+    searcher.start()
+    if kill % 5 == 4:
+        searcher.join(rng.uniform(0.0, 1.0))
+    while kill % 5 != 4 and searcher.exitcode is None and sum(progress(db)) < until:
+        searcher.join(0.02)
+    searcher.join(rng.uniform(0.0, 0.03))
+    if searcher.exitcode is not None:
+        assert searcher.exitcode == 0, "a search that is not killed ends well"
+        return False
+    searcher.kill()
+    searcher.join()
+    return True
+
+
+@pytest.mark.skipif(sys.platform == "win32", reason="kill -9")
+async def test_twenty_kills_repeat_no_call_and_change_no_trial(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    # A little latency makes sure that calls are in flight when the kill comes.
+    monkeypatch.setenv("ADDER_LATENCY", "0.01")
+    context = multiprocessing.get_context("forkserver")
+    context.set_forkserver_preload([workload.__name__])
+    databases, rng = [tmp_path / "killed_0.db"], random.Random()
+    kills, seen = 0, (0, 0)
+    while kills < KILLS:
+        if not run_until_killed(context, databases[-1], tmp_path, rng, kills):
+            # It got through between two kills: the others hit a new one.
+            databases.append(tmp_path / f"killed_{len(databases)}.db")
+            seen = (0, 0)
+            continue
+        kills += 1
+        now = progress(databases[-1])
+        assert now[0] >= seen[0] and now[1] >= seen[1], "what was committed is still there"
+        seen = now
+
+    whole_db = tmp_path / "whole.db"
+    whole = await finish(whole_db, tmp_path)
+    for db in databases:
+        result = await finish(db, tmp_path)
+        assert result.trials == whole.trials
+        assert result.comparisons == whole.comparisons and result.winner.test == whole.winner.test
+        assert rows(db, SCORES) == rows(whole_db, SCORES)
+        # Every draw was made once: as many were received, by the ledger, as stand in the bank.
+        assert rows(db, RECEIVED) == rows(db, BANKED) == rows(whole_db, BANKED)
+        # One search took its look at the test split, however often it was begun again.
+        assert result.test_touches == 1
