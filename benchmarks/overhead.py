@@ -1,9 +1,9 @@
 """CPU per node of a pipeline beside a bare LangGraph graph of the same shape: `make bench-overhead`.
 
-A chain of nodes that draw one completion each from a model that answers at once (a sample, then fusions of it); bank on,
-every row written to a SQLite file. Beside it a LangGraph graph with as many async nodes that write one text. CPU seconds of
-the whole process, writer thread included, measured in turns within one run, so that the ratio holds whatever else the
-machine does. Concurrent runs share commits, as they do in a search.
+A chain of nodes that draw one completion each from a model that answers at once (a sample, then fusions of it); bank
+on, every row written to a SQLite file. Beside it a LangGraph graph with as many async nodes that write one text. CPU
+seconds of the whole process, writer thread included, measured in turns within one run, so that the ratio holds whatever
+else the machine does. Concurrent runs share commits, as they do in a search.
 """
 
 from __future__ import annotations
@@ -85,8 +85,8 @@ async def measure() -> float:
     ratios = [(ours - bare) / bare for ours, bare in zip(figures["inferloom"], figures["LangGraph"], strict=True)]
     ratio = statistics.median(ratios)
     sys.stdout.write(
-        f"(inferloom - LangGraph) / LangGraph = {ratio:.2f} ({min(ratios):.2f} to {max(ratios):.2f}); the bar is {BAR:g}; "
-        f"{NODES} nodes, {RUNS} runs, {CONCURRENCY} at a time, {ROUNDS} rounds, {datetime.now(UTC):%Y-%m-%d}\n"
+        f"(inferloom - LangGraph) / LangGraph = {ratio:.2f} ({min(ratios):.2f} to {max(ratios):.2f}); the bar is {BAR:g}; {NODES} "
+        f"nodes, {RUNS} runs, {CONCURRENCY} at a time, {ROUNDS} rounds, {datetime.now(UTC):%Y-%m-%d}\n"
     )
     return ratio
 

@@ -30,6 +30,8 @@ from ruamel.yaml.error import MarkedYAMLError, YAMLError
 from inferloom.core.errors import SpecError, UnknownNameError, nearest
 from inferloom.core.types import Message, Role
 
+__all__ = ["VALUES", "PromptPack", "load_pack", "pack_names"]
+
 VALUES: dict[str, frozenset[str]] = {
     "notes": frozenset({"notes"}),
     "solve": frozenset({"question"}),
