@@ -214,9 +214,10 @@ async def test_stopped_ends_a_loop_at_once() -> None:
         "[draw, check, pick], {from: check, to: draw, at_most: 50}",
     )
     runner = Runner(outputs={"check": lambda state: NodeOutput(stopped="budget")})
-    candidates, stopped = await compile_graph(spec, runner).run("q")
+    state = await compile_graph(spec, runner).app.ainvoke({"question": "q"})
     assert [name for name, _ in runner.read] == ["draw", "check"]
-    assert ([candidate.id for candidate in candidates], stopped) == (["draw#1"], "budget")
+    assert (state["answer"], state["stopped"]) == ("4", "budget")
+    assert {path: record["count"] for path, record in state["outputs"].items()} == {"draw": 1, "check": 1, "pick": 1}
 
 
 async def test_the_longest_loop_stays_below_the_recursion_limit() -> None:

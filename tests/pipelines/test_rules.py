@@ -135,6 +135,12 @@ async def test_static_pipelines_are_predicted_exactly(lines: tuple[str, ...]) ->
     }
 
 
+def test_branches_that_may_keep_the_same_candidate_count_it_once() -> None:
+    forecast = predict(steps(SAMPLE, "[[vote], [{rank: {model: large, top_k: 1}}]]", CRITIQUE, "vote"))["steps/2"]
+    assert forecast.candidates_in == (1, 2)
+    assert forecast.calls == (1, 2)
+
+
 def test_loops_and_conditions_are_predicted_as_bounds() -> None:
     forecasts = predict(
         nodes(
