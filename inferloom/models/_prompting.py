@@ -64,10 +64,7 @@ class Prompter:
             RequestRejectedError: There is nothing to continue, or no chat template, or the template refuses or
                 changes the messages.
         """
-        if request.prefix is not None:
-            ids = self._ids(request.prefix)
-        else:
-            ids = self._encode_chat(request.messages)
+        ids = self._encode_chat(request.messages) if request.prefix is None else self._ids(request.prefix)
         if not ids:
             raise RequestRejectedError("the prompt is empty; it needs at least one token", where=self._name)
         return ids
@@ -99,7 +96,7 @@ class Prompter:
             text, mark, _ = text.rpartition(_END_OF_OPEN_TURN)
             if not mark or not text.endswith(self._hidden(messages[-1].content)):
                 raise RequestRejectedError(
-                    "its chat template changes the assistant's turn, so that turn cannot be continued; use a raw prefix",
+                    "its chat template changes the assistant's turn, so it cannot be continued; use a raw prefix",
                     where=self._name,
                 )
         ids: list[int] = []

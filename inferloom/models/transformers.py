@@ -15,6 +15,7 @@ from __future__ import annotations
 import asyncio
 import hashlib
 import importlib.util
+import threading
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -33,6 +34,8 @@ POCKET_SIZES = ("small", "medium", "large")
 POCKET_FOLDER = Path(__file__).parent / "pocket"
 _DTYPES = ("float32", "bfloat16", "float16")
 _MOST_ROWS = {"pocket": 256, "transformers": 64}
+_ONE_THREAD_BELOW = 20_000_000
+"""Parameters below which a model on the CPU runs in one thread."""
 _IDENTIFYING = (
     "*.safetensors",
     "*.bin",
@@ -248,6 +251,8 @@ def engine_of(model: PreTrainedModel, tokenizer: PreTrainedTokenizerFast, name: 
     from inferloom.models._slab import Slab
 
     model.eval()
+    if model.device.type == "cpu" and model.num_parameters() < _ONE_THREAD_BELOW:
+        _use_one_thread()
     config = model.config.get_text_config()
     ends = model.generation_config.eos_token_id
     if ends is None:
@@ -256,3 +261,15 @@ def engine_of(model: PreTrainedModel, tokenizer: PreTrainedTokenizerFast, name: 
     pad = tokenizer.pad_token_id if tokenizer.pad_token_id is not None else 0
     numbers = [] if ends is None else [ends] if isinstance(ends, int) else list(ends)
     return Engine(Slab(model, pad), Prompter(tokenizer, name), frozenset(map(int, numbers)), limit)
+
+
+def _use_one_thread() -> None:
+    """Let the calling thread compute alone. A second thread gains a tiny model little and, on busy cores, costs much."""
+    import torch
+
+    before = torch.get_num_threads()
+    torch.set_num_threads(1)
+    # That also set what threads to come start with; a passing thread puts it back, and this thread keeps its own.
+    passing = threading.Thread(target=torch.set_num_threads, args=(before,))
+    passing.start()
+    passing.join()
