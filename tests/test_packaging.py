@@ -124,3 +124,50 @@ def test_every_direct_dependency_is_pinned_within_its_range() -> None:
 @pytest.mark.skipif(shutil.which("nvidia-smi") is not None, reason="this machine has an NVIDIA card")
 def test_no_cuda_packages_on_a_machine_without_a_gpu() -> None:
     assert [dist.name for dist in distributions() if _canonical(dist.name).startswith("nvidia-")] == []
+
+
+@pytest.fixture
+def bare_machine(tmp_path: Path) -> Path:
+    """A copy of what setting up needs, and a `bin` that holds the shell's tools but no Python."""
+    (tmp_path / "bin").mkdir()
+    for tool in ("sh", "dirname", "rm"):
+        (tmp_path / "bin" / tool).symlink_to(shutil.which(tool) or "")
+    shutil.copytree(ROOT / "scripts", tmp_path / "scripts")
+    return tmp_path
+
+
+def _set_up(machine: Path) -> subprocess.CompletedProcess[str]:
+    return subprocess.run(
+        [machine / "scripts" / "venv.sh"],
+        env={"PATH": str(machine / "bin")},
+        capture_output=True,
+        text=True,
+        timeout=60,
+    )
+
+
+def test_no_python_is_one_line_that_says_what_to_install(bare_machine: Path) -> None:
+    done = _set_up(bare_machine)
+    assert done.returncode == 2
+    assert done.stderr.startswith("error: no Python 3.11 or newer")
+    assert "apt install python3" in done.stderr
+    assert done.stderr.count("\n") == 1
+
+
+def test_a_python_without_venv_is_one_line_that_says_what_to_install(bare_machine: Path) -> None:
+    fake = bare_machine / "bin" / "python3"
+    fake.write_text('#!/bin/sh\ncase "$*" in *ensurepip*) exit 1;; esac\n')
+    fake.chmod(0o755)
+    done = _set_up(bare_machine)
+    assert done.returncode == 2
+    assert "has no venv module; install it" in done.stderr
+    assert "python3-venv" in done.stderr
+    assert done.stderr.count("\n") == 1
+    assert not (bare_machine / ".venv").exists()
+
+
+def test_ci_runs_the_commands_of_the_readme() -> None:
+    lines = [line for line in (ROOT / ".ci" / "run").read_text().splitlines() if line.startswith("make")]
+    assert lines == ["make check", "make test"]
+    for command in ("make demo", "make test"):
+        assert command in (ROOT / "README.md").read_text()
