@@ -85,7 +85,7 @@ async def measure() -> float:
     ratios = [(ours - bare) / bare for ours, bare in zip(figures["inferloom"], figures["LangGraph"], strict=True)]
     ratio = statistics.median(ratios)
     sys.stdout.write(
-        f"(inferloom - LangGraph) / LangGraph = {ratio:.2f} ({min(ratios):.2f} to {max(ratios):.2f}); the bar is {BAR:g}\n"
+        f"(inferloom - LangGraph) / LangGraph = {ratio:.2f} ({min(ratios):.2f} to {max(ratios):.2f}); bar: {BAR:g}\n"
         f"{NODES} nodes, {RUNS} runs, {CONCURRENCY} at a time, {ROUNDS} rounds, {datetime.now(UTC):%Y-%m-%d}\n"
     )
     return ratio
