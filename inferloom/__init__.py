@@ -13,6 +13,8 @@ if TYPE_CHECKING:
     from inferloom.models.budget import Budget
     from inferloom.nodes.base import Node, Params, register_node
     from inferloom.pipelines.run import Pipeline, RunResult
+    from inferloom.search.job import load_job
+    from inferloom.search.study import run_study
     from inferloom.store import Store
 
 __version__ = "0.1.0"
@@ -32,7 +34,9 @@ _HOMES = {
     "Usage": "inferloom.core.types",
     "evaluate": "inferloom.evaluation.evaluate",
     "load_items": "inferloom.evaluation",
+    "load_job": "inferloom.search.job",
     "register_node": "inferloom.nodes.base",
+    "run_study": "inferloom.search.study",
 }
 
 __all__ = [
@@ -51,7 +55,9 @@ __all__ = [
     "evaluate",
     "load",
     "load_items",
+    "load_job",
     "register_node",
+    "run_study",
 ]
 
 
