@@ -8,7 +8,8 @@ import random
 import re
 from pathlib import Path
 
-# These two are loaded late by the package; loaded here, a forked search starts at once.
+# These are loaded late by the package; loaded here, a forked search starts at once.
+import alembic.command  # noqa: F401
 import langgraph.graph  # noqa: F401
 import optuna  # noqa: F401
 
@@ -61,15 +62,18 @@ rules:
 """
 
 
-def job_text(data: Path, *, trials: int = 12, batch: int = 4, extra: str = "") -> str:
+SIZES = "{dev: 12, confirm: 6, test: 20}"
+
+
+def job_text(data: Path, *, trials: int = 12, sizes: str = SIZES, extra: str = "") -> str:
     space = "\n".join(f"  {line}" for line in SPACE.splitlines())
     return f"""\
 name: adding
 data: {{file: {data}, grader: numeric}}
-split: {{dev: 12, confirm: 6, test: 20}}
+split: {sizes}
 objectives: [quality, tokens]
 trials: {trials}
-batch: {batch}
+batch: 4
 seed: 3
 concurrency: 16
 finalists: 3
@@ -77,6 +81,11 @@ finalists: 3
 space:
 {space}
 """
+
+
+def short_job(folder: Path) -> SearchJob:
+    """A search with every stage, as short as can be."""
+    return SearchJob.load(job_text(write_items(folder), trials=8, sizes="{dev: 6, confirm: 3, test: 6}"))
 
 
 def write_items(folder: Path, count: int = 40) -> Path:
@@ -99,5 +108,4 @@ async def search(db: str, job: SearchJob, name: str) -> StudyResult:
 
 def main(db: str, name: str, folder: str) -> None:
     """A search in a process of its own, to be killed."""
-    job = SearchJob.load(job_text(write_items(Path(folder))))
-    asyncio.run(search(db, job, name))
+    asyncio.run(search(db, short_job(Path(folder)), name))
