@@ -302,7 +302,8 @@ class Pipeline:
             _CURRENT.reset(token)
         wall = time.perf_counter() - clock
         best = _best_so_far(candidates) if stopped else candidates
-        answer = best[0].answer if best else None
+        whole = self.spec.answer == "text"
+        answer = (best[0].text if whole else best[0].answer) if best else None
         await store.write(*run.rows, replace(row, status="done", answer=answer, stopped=stopped, ended=time.time()))
         client = run.client
         result = RunResult(

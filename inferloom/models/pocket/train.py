@@ -33,7 +33,7 @@ if TYPE_CHECKING:
 ROW = 384
 """Tokens in a packed row; longer documents are not used."""
 ROWS = 20
-SAMPLE_AT = (0.4, 0.6, 0.75, 0.9)
+SAMPLE_AT = (0.1, 0.4, 0.65, 0.85)
 """The parts of the run after which the model's own attempts are drawn anew."""
 SAMPLED_ITEMS, SAMPLES_EACH, SAMPLE_TEMPERATURE = 700, 4, 0.8
 
@@ -52,10 +52,11 @@ class Size:
 
 
 SIZES = {
-    "small": Size(hidden=96, layers=3, steps=2800, rate=2e-2, easy_part=1.0, solve_early=0.76),
-    "medium": Size(hidden=128, layers=4, steps=1600, rate=1.5e-2),
-    "large": Size(hidden=192, layers=4, steps=1400, rate=1.2e-2),
+    "small": Size(hidden=64, layers=3, steps=4200, rate=2e-2, easy_part=1.0, solve_early=0.76),
+    "medium": Size(hidden=96, layers=3, steps=2800, rate=2e-2, easy_part=1.0, solve_early=0.76),
+    "large": Size(hidden=96, layers=6, steps=2400, rate=1.2e-2, easy_part=0.2, solve_early=0.7, solve_late=0.55),
 }
+"""The large model does not begin from nothing: `--init` gives it the medium one's layers, each followed by a new one."""
 
 
 def new_model(size: Size, tokenizer: PreTrainedTokenizerFast) -> LlamaForCausalLM:
@@ -75,6 +76,23 @@ def new_model(size: Size, tokenizer: PreTrainedTokenizerFast) -> LlamaForCausalL
             eos_token_id=tokenizer.convert_tokens_to_ids(END),
         )
     )
+
+
+@torch.no_grad()
+def grow(model: LlamaForCausalLM, source: LlamaForCausalLM) -> None:
+    """Give `model` the weights of a model of the same width and as many or half as many layers.
+
+    Every added layer follows the one it copies and adds nothing at first (its two output matrices are zero), so that the
+    grown model says what its source says.
+    """
+    copies = len(model.model.layers) // len(source.model.layers)
+    model.model.embed_tokens.load_state_dict(source.model.embed_tokens.state_dict())
+    model.model.norm.load_state_dict(source.model.norm.state_dict())
+    for index, layer in enumerate(model.model.layers):
+        layer.load_state_dict(source.model.layers[index // copies].state_dict())
+        if index % copies:
+            layer.self_attn.o_proj.weight.zero_()
+            layer.mlp.down_proj.weight.zero_()
 
 
 @dataclass(frozen=True, slots=True)
@@ -232,7 +250,7 @@ def train(size_name: str, out: Path, seed: int, peers: list[Path], steps: int | 
     tokenizer = build_tokenizer()
     model = new_model(size, tokenizer).to(device)
     if init is not None:
-        model.load_state_dict(LlamaForCausalLM.from_pretrained(init, dtype=torch.float32).state_dict())
+        grow(model, LlamaForCausalLM.from_pretrained(init, dtype=torch.float32))
     print(
         f"{size_name}: {sum(p.numel() for p in model.parameters()):,} parameters, {total} steps on {device}", flush=True
     )
