@@ -33,7 +33,7 @@ _PATIENCE = 6
 
 @dataclass(frozen=True, slots=True)
 class Engine:
-    """A loaded model: its rows, its prompts, the tokens that end an answer, and the most tokens of prompt and answer."""
+    """A loaded model: its rows, its prompts, the tokens that end an answer, and the most tokens in all."""
 
     slab: Slab
     prompter: Prompter

@@ -264,7 +264,7 @@ def engine_of(model: PreTrainedModel, tokenizer: PreTrainedTokenizerFast, name: 
 
 
 def _use_one_thread() -> None:
-    """Let the calling thread compute alone. A second thread gains a tiny model little and, on busy cores, costs much."""
+    """Let the calling thread compute alone. A second thread gains little here and costs much on busy cores."""
     import torch
 
     before = torch.get_num_threads()

@@ -1,7 +1,7 @@
 """The data sets that the pocket models are measured with: items of the task families, by name, level, number and seed.
 
-`pocket` is the whole suite at the levels of `SUITE_LEVELS`, `pocket:sum` one family of it. Every purpose draws from seeds of
-its own, and none of them meets the training script's, so nothing that is measured was ever trained on by design.
+`pocket` is the whole suite at the levels of `SUITE_LEVELS`, `pocket:sum` one family of it. Every purpose draws from
+seeds of its own, and none of them is the training script's.
 """
 
 from __future__ import annotations
