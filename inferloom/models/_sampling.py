@@ -72,7 +72,7 @@ def choose(
         cut = np.flatnonzero(nucleus < 1)
         if cut.size:
             scaled[cut] = keep_top_p(scaled[cut], nucleus[cut])
-        scaled += gumbel([seeds[i] for i in warm], [places[i] for i in warm], logits.shape[1])
+        scaled += gumbel([seeds[int(i)] for i in warm], [places[int(i)] for i in warm], logits.shape[1])
         chosen[warm] = np.argmax(scaled, axis=1)
     return [int(token) for token in chosen]
 

@@ -3,8 +3,6 @@
 Best-of-n as in Cobbe et al. (arXiv 2110.14168). Ties go to the earliest candidate.
 """
 
-# ruff: noqa: D102 - the methods are documented on `Node`
-
 from __future__ import annotations
 
 from pydantic import Field

@@ -4,8 +4,6 @@ Archon's critic (arXiv 2409.15254), after Saunders et al. (arXiv 2206.05802). De
 call of its own, where Archon asks for all reviews in one reply and splits it with a pattern.
 """
 
-# ruff: noqa: D102 - the methods are documented on `Node`
-
 from __future__ import annotations
 
 from pydantic import Field

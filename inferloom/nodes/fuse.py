@@ -5,8 +5,6 @@ at most as many candidates as the prompt pack shows side by side, the first ones
 beside the candidates that they are about.
 """
 
-# ruff: noqa: D102 - the methods are documented on `Node`
-
 from __future__ import annotations
 
 from pydantic import Field

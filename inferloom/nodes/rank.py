@@ -6,8 +6,6 @@ candidates whose letters the reply leaves out keep their order at the end of the
 changes nothing and is reported as the event `parse_failed`, where Archon passes it for a ranking.
 """
 
-# ruff: noqa: D102 - the methods are documented on `Node`
-
 from __future__ import annotations
 
 import re

@@ -6,8 +6,6 @@ candidate without an answer, where Archon drops it; `logprobs` records the mean 
 tokens as the score `logprob`.
 """
 
-# ruff: noqa: D102 - the methods are documented on `Node`
-
 from __future__ import annotations
 
 from typing import Annotated

@@ -7,8 +7,6 @@ log-probability that `sample` recorded (`logprobs: true`); it makes no calls. De
 scores 0 and is reported as the event `parse_failed`.
 """
 
-# ruff: noqa: D102 - the methods are documented on `Node`
-
 from __future__ import annotations
 
 import math

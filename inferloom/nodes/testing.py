@@ -7,8 +7,6 @@ class TestMyNode(NodeContract):
     pass
 """
 
-# ruff: noqa: D102 - the names of the tests say what they test
-
 from __future__ import annotations
 
 import asyncio

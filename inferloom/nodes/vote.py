@@ -5,8 +5,6 @@ Self-consistency (Wang et al., arXiv 2203.11171); with `weight`, the weighted ma
 first instead of a random one, and a candidate without an answer has no vote.
 """
 
-# ruff: noqa: D102 - the methods are documented on `Node`
-
 from __future__ import annotations
 
 import math

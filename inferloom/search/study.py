@@ -78,7 +78,7 @@ async def run_study(
     try:
         return await study.run()
     finally:
-        study.projection.close()
+        await study.close()
         if gateway is None:
             await own.aclose()
 
@@ -154,6 +154,7 @@ class _Study:
         self.stopped: str | None = None
         self.projection = Projection(store.optuna_url, name, job.space, job.directions)
         self.row: StudyRow
+        self._mirroring: asyncio.Task[None] | None = None
         self.runner: Runner
         self.data: DataSet
         self.splits: Splits
@@ -173,6 +174,8 @@ class _Study:
             winner = await self._choose()
             baselines, tested = await self._line_up(winner)
             await self._test(tested)
+            if self._mirroring is not None:
+                await self._mirroring
         except BudgetExceededError as error:
             self.stopped = error.limit
             self._tell("stopped", text=f"stopped: {error.sentence}; what was paid is kept")
@@ -184,6 +187,15 @@ class _Study:
         self._stage("done")
         self._tell("finished", text=result.verdict)
         return result
+
+    async def close(self) -> None:
+        """Wait for the copy that is being written, and let go of Optuna's storage."""
+        if self._mirroring is not None:
+            await asyncio.wait({self._mirroring})
+            if not self._mirroring.cancelled():
+                # Its error, if it has one, was raised where the next batch waited for it, or ends with the study.
+                self._mirroring.exception()
+        self.projection.close()
 
     # Opening
 
@@ -251,7 +263,6 @@ class _Study:
         proposer = Proposer(self.job.space, spec.sampler, spec.seed, self.job.directions, self.job.startup)
         self.state.items = self._items_guess()
         self._tell("started", text=self._opening_line())
-        mirroring: asyncio.Task[None] | None = None
         batch = 0
         while len(self.trials) < spec.trials:
             if batch == len(self.book.asked):
@@ -265,12 +276,10 @@ class _Study:
                 self.book.asked.append([trial.values for trial in asked])
                 await self._save("running")
             await self._run_batch(batch, self.book.asked[batch])
-            if mirroring is not None:
-                await mirroring
-            mirroring = asyncio.create_task(asyncio.to_thread(self.projection.mirror, self._told()))
+            if self._mirroring is not None:
+                await self._mirroring
+            self._mirroring = asyncio.create_task(asyncio.to_thread(self.projection.mirror, self._told()))
             batch += 1
-        if mirroring is not None:
-            await mirroring
 
     async def _run_batch(self, batch: int, points: Sequence[Values]) -> None:
         """The trials of a batch side by side; duplicates take over what the first of them reached."""

@@ -1,9 +1,9 @@
 """What the pocket models are taught to do, as training documents.
 
-A document is a *trunk* (a question and an attempt at it) with *branches*: short conversations that go on from some point of the
-trunk (score this step, check this solution, revise it). Branches of one trunk do not see one another, so that one pass over
-the trunk teaches many judgements. The prompt pack `pocket` of the nodes writes the same conversations; a test holds the two
-together.
+A document is a *trunk* (a question and an attempt at it) with *branches*: short conversations that go on from some
+point of the trunk (score this step, check this solution, revise it). Branches of one trunk do not see one another, so
+that one pass over the trunk teaches many judgements. The prompt pack `pocket` of the nodes writes the same
+conversations; a test holds the two together.
 """
 
 from __future__ import annotations
@@ -50,6 +50,8 @@ class Branch:
 
 @dataclass(frozen=True, slots=True)
 class Document:
+    """A trunk and what branches off its last turn."""
+
     trunk: tuple[Turn, ...]
     branches: tuple[Branch, ...] = ()
 
@@ -99,8 +101,8 @@ def corrupt(item: Item, rng: Random) -> Attempt:
 class Curriculum:
     """Draws training documents; `pool` holds items with attempts by real models, refreshed as training goes on.
 
-    A small model learns little from what is beyond it: `easier` draws the lower of two levels, and `solve` is the share of
-    documents that only solve.
+    A small model learns little from what is beyond it: `easier` draws the lower of two levels, and `solve` is the share
+    of documents that only solve.
     """
 
     rng: Random
@@ -138,7 +140,7 @@ class Curriculum:
         rng.shuffle(lines)
         examples = (
             self._examples(item)
-            if (needs and not item.notes[0] in lines and rng.random() < 0.8) or rng.random() < 0.1
+            if (needs and item.notes[0] not in lines and rng.random() < 0.8) or rng.random() < 0.1
             else []
         )
         if examples and rng.random() < 0.4:

@@ -21,7 +21,8 @@ ROLES = {"system": "<|system|>", "user": "<|user|>", "assistant": "<|assistant|>
 _STORY_WORDS = (
     *NAMES,
     *THINGS,
-    *"has Then finds buys gives away loses gets times as many packs of How now".split(),
+    *("has", "Then", "finds", "buys", "gives", "away", "loses", "gets"),
+    *("times", "as", "many", "packs", "of", "How", "now"),
 )
 _TASK_WORDS = ("count", "in", "reverse", "sort", "make", "from")
 _JOB_WORDS = ("score", "check", "revise", "rank", "combine", "ok", "wrong")

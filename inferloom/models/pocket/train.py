@@ -1,8 +1,8 @@
 """Train a pocket model from scratch: `python -m inferloom.models.pocket.train --size small --out FOLDER`.
 
-One run per size, the small one first: the larger ones also learn to judge its attempts. The steps are a plain language-model
-loop over packed documents (`jobs.py`); at a few points the model itself answers fresh items, and its attempts, judged
-exactly by the task families, become what the judging jobs are taught on. The folder written loads in `transformers` and vLLM.
+One run per size. The steps are a plain language-model loop over packed documents (`jobs.py`); at a few points the
+model itself answers fresh items, and its attempts and those of its peers, judged exactly by the task families, become
+what the judging jobs are taught on. The folder written loads in `transformers` and in vLLM.
 """
 
 from __future__ import annotations
@@ -40,12 +40,14 @@ SAMPLED_ITEMS, SAMPLES_EACH, SAMPLE_TEMPERATURE = 700, 4, 0.8
 
 @dataclass(frozen=True, slots=True)
 class Size:
+    """What is trained, for how long, at which rate."""
+
     hidden: int
     layers: int
     steps: int
     rate: float
     easy_part: float = 0.4
-    """The first part of the run, on easier items and mostly on solving them: what cannot be solved cannot be judged."""
+    """The first part of the run, on easier items and mostly on solving: what cannot be solved cannot be judged."""
     solve_early: float = 0.85
     solve_late: float = 0.5
     """The shares of documents that only solve, in that part and after it."""
@@ -56,7 +58,7 @@ SIZES = {
     "medium": Size(hidden=96, layers=3, steps=2800, rate=2e-2, easy_part=1.0, solve_early=0.76),
     "large": Size(hidden=96, layers=6, steps=2400, rate=1.2e-2, easy_part=0.2, solve_early=0.7, solve_late=0.55),
 }
-"""The large model does not begin from nothing: `--init` gives it the medium one's layers, each followed by a new one."""
+"""The large model begins with the medium one's layers, each followed by a new one: `--init`."""
 
 
 def new_model(size: Size, tokenizer: PreTrainedTokenizerFast) -> LlamaForCausalLM:
@@ -82,8 +84,8 @@ def new_model(size: Size, tokenizer: PreTrainedTokenizerFast) -> LlamaForCausalL
 def grow(model: LlamaForCausalLM, source: LlamaForCausalLM) -> None:
     """Give `model` the weights of a model of the same width and as many or half as many layers.
 
-    Every added layer follows the one it copies and adds nothing at first (its two output matrices are zero), so that the
-    grown model says what its source says.
+    Every added layer follows the one it copies and adds nothing at first (its two output matrices are zero), so that
+    the grown model says what its source says.
     """
     copies = len(model.model.layers) // len(source.model.layers)
     model.model.embed_tokens.load_state_dict(source.model.embed_tokens.state_dict())
@@ -114,9 +116,11 @@ class Encoder:
         self._roles = {role: int(tokenizer.convert_tokens_to_ids(token)) for role, token in ROLES.items()}
 
     def text(self, text: str) -> list[int]:
+        """The token ids of a text."""
         return list(self._fast.encode(text, add_special_tokens=False).ids)
 
     def turns(self, turns: tuple[Turn, ...]) -> tuple[list[int], list[float]]:
+        """The token ids of a conversation and their weights in the loss."""
         ids: list[int] = []
         weights: list[float] = []
         for turn in turns:
@@ -126,6 +130,7 @@ class Encoder:
         return ids, weights
 
     def __call__(self, document: Document) -> Encoded:
+        """The document as tokens."""
         ids, weights = self.turns(document.trunk)
         positions = list(range(len(ids)))
         trunk = len(ids)
@@ -140,7 +145,7 @@ class Encoder:
             weights += [0.0, *more_weights]
             positions += range(cut, cut + len(more) + 1)
         sees = np.tri(len(ids), dtype=np.bool_)
-        ends = [begin for _, begin in spans][1:] + [len(ids)]
+        ends = [*(begin for _, begin in spans[1:]), len(ids)]
         for (cut, begin), end in zip(spans, ends, strict=False):  # no branch: one end, no span
             sees[begin:end, cut:begin] = False
         return Encoded(np.array(ids), np.array(positions), np.array(weights, dtype=np.float32), sees)
@@ -242,7 +247,7 @@ def rate_at(part: float) -> float:
 
 
 def train(size_name: str, out: Path, seed: int, peers: list[Path], steps: int | None, init: Path | None) -> None:
-    """Train one size, from `init`'s weights where given; write its folder, its attempts and a log line every 50 steps."""
+    """Train one size, from `init`'s weights where given; write its folder, its attempts and a log."""
     torch.manual_seed(seed)
     size = SIZES[size_name]
     total = steps or size.steps
@@ -267,7 +272,7 @@ def train(size_name: str, out: Path, seed: int, peers: list[Path], steps: int | 
         curriculum.solve = size.solve_early if curriculum.easier else size.solve_late
         batch = next(stream)
         with torch.autocast(device, dtype=torch.bfloat16):
-            logits = compiled(
+            logits = compiled(  # type: ignore[no-untyped-call]  # torch.compile keeps no signature
                 input_ids=batch.ids.to(device),
                 attention_mask=batch.sees.to(device),
                 position_ids=batch.positions.to(device),
@@ -278,7 +283,7 @@ def train(size_name: str, out: Path, seed: int, peers: list[Path], steps: int | 
             logits.float().flatten(0, 1), batch.targets.to(device).flatten(), reduction="none"
         )
         loss = (losses * weights).sum() / weights.sum()
-        loss.backward()
+        loss.backward()  # type: ignore[no-untyped-call]  # torch leaves it untyped
         torch.nn.utils.clip_grad_norm_(model.parameters(), 1.0)
         for tuner in tuners:
             tuner.step()
@@ -317,6 +322,7 @@ def write(
 
 
 def main() -> None:
+    """The command line."""
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--size", choices=sorted(SIZES), required=True)
     parser.add_argument("--out", type=Path, required=True)

@@ -1,7 +1,7 @@
-"""Families with a private convention that only their notes explain; memory and few-shot prompting are measured on them.
+"""Families with a private convention that only notes explain; memory and few-shot prompting are measured on them.
 
-A convention belongs to a *world*: the same world number always means the same conventions, so a stream of items of one world
-can be learned, and items of different worlds cannot be answered from habit.
+A convention belongs to a *world*: the same world number always means the same conventions, so a stream of items of one
+world can be learned, and items of different worlds cannot be answered from habit.
 """
 
 from __future__ import annotations

@@ -20,7 +20,8 @@ class Sort(Family):
         runs = [[value] for value in numbers]
         steps: list[str] = []
         while len(runs) > 1:
-            runs = [sorted(sum(runs[start : start + 2], [])) for start in range(0, len(runs), 2)]
+            pairs = [runs[start : start + 2] for start in range(0, len(runs), 2)]
+            runs = [sorted(value for run in pair for value in run) for pair in pairs]
             if len(runs) > 1:
                 steps.append("|".join(" ".join(map(str, run)) for run in runs))
         question = "sort " + " ".join(map(str, numbers))
