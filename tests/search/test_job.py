@@ -21,12 +21,12 @@ def text(tmp_path: Path, old: str = "", new: str = "") -> str:
 @pytest.mark.parametrize(
     ("old", "new", "message"),
     [
-        ("trials: 12", "trails: 12", r"^<text>:5: trails: unknown field `trails`; did you mean `trials`\?$"),
-        ("trials: 12", "trials: 0", r"^<text>:5: trials: the value is 0; .*greater than or equal to 1$"),
+        ("trials: 8", "trails: 8", r"^<text>:5: trails: unknown field `trails`; did you mean `trials`\?$"),
+        ("trials: 8", "trials: 0", r"^<text>:5: trials: the value is 0; .*greater than or equal to 1$"),
         ("[quality, tokens]", "[tokens]", r"^<text>:4: objectives: `quality` must come first"),
         ("[quality, tokens]", "[quality, token]", r"^<text>:4: objectives\[1\]: .*did you mean `tokens`\?$"),
-        ("dev: 12", "dev: -1", r"^<text>:3: split: `dev` is -1; it must be above 0$"),
-        ("dev: 12", "dve: 12", r"^<text>:3: split\.dve: unknown field `dve`; did you mean `dev`\?$"),
+        ("dev: 8", "dev: -1", r"^<text>:3: split: `dev` is -1; it must be above 0$"),
+        ("dev: 8", "dve: 8", r"^<text>:3: split\.dve: unknown field `dve`; did you mean `dev`\?$"),
         ("seed: 3", "sampler: tp", r"^<text>:7: sampler: unknown sampler `tp`; did you mean `tpe`\?$"),
         (
             "grader: numeric",

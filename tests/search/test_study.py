@@ -10,7 +10,6 @@ import pytest
 
 from inferloom.core.errors import SpecError, UserError
 from inferloom.evaluation.stats import Interval
-from inferloom.models.client import Gateway
 from inferloom.search.conclude import compare, pareto, thinned
 from inferloom.search.job import SearchJob
 from inferloom.search.progress import Event, State
@@ -49,14 +48,14 @@ async def test_a_study_says_what_it_found_and_what_it_cost(store: Store, job: Se
     calls = served()
     result = await run_study(job, store, progress=watch)
 
-    assert [trial.number for trial in result.trials] == list(range(12))
-    assert result.sizes == {"dev": 12, "confirm": 6, "test": 20}
+    assert [trial.number for trial in result.trials] == list(range(8))
+    assert result.sizes == {"dev": 8, "confirm": 4, "test": 12}
     assert result.points == 104
-    assert result.winner.test is not None and result.winner.test.n == 20
+    assert result.winner.test is not None and result.winner.test.n == 12
     assert result.winner.pipeline_hash in {entry.pipeline_hash for entry in result.front}
     families = [entry.label.split(",")[0] for entry in result.baselines]
     assert families == ["small", "large", "large", "self-consistency", "best-of-n"]
-    assert all(entry.test is not None and entry.test.n == 20 for entry in result.baselines)
+    assert all(entry.test is not None and entry.test.n == 12 for entry in result.baselines)
     assert [comparison.name for comparison in result.comparisons] == [entry.label for entry in result.baselines]
     # The ledger, the models' own logs and the report agree.
     assert result.billed.calls == store.study_usage("adding").billed.calls == served() - calls
@@ -64,7 +63,7 @@ async def test_a_study_says_what_it_found_and_what_it_cost(store: Store, job: Se
     assert StudyResult.from_json(json.loads(json.dumps(result.to_json()))) == result
     # The watcher saw all of it.
     assert watch.state is not None and watch.state.items_done == watch.state.items == len(store.evaluations("adding"))
-    assert sum(event.kind == "trial_finished" for event in watch.events) == 12
+    assert sum(event.kind == "trial_finished" for event in watch.events) == 8
 
 
 async def test_the_same_search_under_a_new_name_bills_nothing_and_says_the_same(store: Store, job: SearchJob) -> None:
@@ -84,12 +83,12 @@ async def test_the_same_search_under_a_new_name_bills_nothing_and_says_the_same(
 
 async def test_trials_do_not_depend_on_how_much_goes_on_at_once(tmp_path: Path, job: SearchJob) -> None:
     results = []
-    for concurrency in (1, 7, 500):
+    for concurrency in (1, 500):
         narrow = replace(job, spec=job.spec.model_copy(update={"concurrency": concurrency}))
         with Store.open(str(tmp_path / f"{concurrency}.db")) as store:
             results.append((await run_study(narrow, store), scores(store, "adding")))
-    assert results[0][0].trials == results[1][0].trials == results[2][0].trials
-    assert results[0][1] == results[1][1] == results[2][1]
+    assert results[0][0].trials == results[1][0].trials
+    assert results[0][1] == results[1][1]
 
 
 async def test_a_finished_study_gives_its_result_again(store: Store, job: SearchJob) -> None:
@@ -104,7 +103,7 @@ async def test_a_study_goes_on_where_it_broke_off(tmp_path: Path, job: SearchJob
         whole = await run_study(job, store)
         rows = scores(store, "adding")
     with Store.open(str(tmp_path / "broken.db")) as store:
-        for fail_at in (5, 90, 100, 60):
+        for fail_at in (5, 50, 30):
             with pytest.raises(KeyError):
                 await run_study(job, store, progress=Watch(fail_at))
         result = await run_study(job, store)
@@ -130,11 +129,11 @@ def limited(tmp_path: Path, calls: int) -> SearchJob:
 
 async def test_max_billed_stops_cleanly_and_more_money_goes_on(tmp_path: Path, store: Store, job: SearchJob) -> None:
     calls = served()
-    stopped = await run_study(limited(tmp_path, 120), store)
+    stopped = await run_study(limited(tmp_path, 60), store)
     assert stopped.stopped == "max_billed calls"
     assert stopped.verdict.startswith("The search was stopped by max_billed calls")
     assert stopped.winner.test is None and stopped.test_touches == 0
-    assert stopped.billed.calls == served() - calls <= 120
+    assert stopped.billed.calls == served() - calls <= 60
     # Nothing that the limit cut short was taken for a result.
     assert all(row.stopped is None for row in store.evaluations("adding"))
 
@@ -143,8 +142,8 @@ async def test_max_billed_stops_cleanly_and_more_money_goes_on(tmp_path: Path, s
         whole = await run_study(job, fresh)
     assert result.stopped is None
     assert result.trials == whole.trials and result.winner.test == whole.winner.test
-    # All that was paid before the stop was used.
-    assert result.billed.calls == whole.billed.calls
+    # All that was paid before the stop was used: every completion was bought once.
+    assert result.billed.completion_tokens == whole.billed.completion_tokens
 
 
 async def test_money_for_less_than_a_trial_is_one_clear_error(tmp_path: Path, store: Store) -> None:
@@ -155,19 +154,13 @@ async def test_money_for_less_than_a_trial_is_one_clear_error(tmp_path: Path, st
 
 async def test_a_composition_that_cannot_run_is_a_failed_trial(tmp_path: Path, store: Store) -> None:
     # With `logprobs` there is a score, so that the composition is allowed, but not the one that the vote asks for.
-    text = workload.job_text(workload.write_items(tmp_path))
+    text = workload.job_text(workload.write_items(tmp_path), trials=12)
     text = text.replace("temperature: {float: [0.4, 1.0], step: 0.2}", "logprobs: {choice: [true, false]}")
     result = await run_study(SearchJob.load(text), store)
     assert {trial.status for trial in result.trials} == {"done", "failed"}
     for trial in result.trials:
         assert (trial.status == "failed") == ("unknown score `judge`" in str(trial.error))
     assert result.winner.trial in {trial.number for trial in result.trials if trial.status == "done"}
-
-
-async def test_a_gateway_can_be_shared(store: Store, job: SearchJob) -> None:
-    gateway = Gateway(store)
-    await run_study(job, store, gateway=gateway)
-    assert not store.study_usage("elsewhere").billed.calls
 
 
 def test_the_front_holds_what_nothing_beats() -> None:

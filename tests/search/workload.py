@@ -62,10 +62,10 @@ rules:
 """
 
 
-SIZES = "{dev: 12, confirm: 6, test: 20}"
+SIZES = "{dev: 8, confirm: 4, test: 12}"
 
 
-def job_text(data: Path, *, trials: int = 12, sizes: str = SIZES, extra: str = "") -> str:
+def job_text(data: Path, *, trials: int = 8, sizes: str = SIZES, extra: str = "") -> str:
     space = "\n".join(f"  {line}" for line in SPACE.splitlines())
     return f"""\
 name: adding
@@ -88,7 +88,7 @@ def short_job(folder: Path) -> SearchJob:
     return SearchJob.load(job_text(write_items(folder), trials=8, sizes="{dev: 6, confirm: 3, test: 6}"))
 
 
-def write_items(folder: Path, count: int = 40) -> Path:
+def write_items(folder: Path, count: int = 24) -> Path:
     path = folder / "sums.jsonl"
     lines = [
         f'{{"question": "What is {12 + 7 * k} + {31 * k % 89 + 3}?", "answer": "{12 + 7 * k + 31 * k % 89 + 3}"}}'
