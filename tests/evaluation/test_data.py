@@ -144,5 +144,5 @@ def test_procedural_names_and_levels_are_checked() -> None:
         load_items(DataSpec(procedural="pocket:smu"))
     with pytest.raises(DataError, match="level 9 is out of range; must be from 1 to 6"):
         load_items(DataSpec(procedural="pocket:sum", levels=[9]))
-    with pytest.raises(DataError, match=r"only .* different questions"):
+    with pytest.raises(DataError, match="too few different questions"):
         load_items(DataSpec(procedural="pocket:multiply", levels=[1], count=5000))

@@ -119,10 +119,13 @@ def _places(family: str, levels: Mapping[str, Sequence[int]] | Sequence[int] | N
     most = FAMILIES[family].levels
     if levels is None:
         levels = SUITE_LEVELS
-    wanted: Iterable[int] = levels.get(family, ()) if isinstance(levels, Mapping) else [n for n in levels if n <= most]
+    wanted: Iterable[int] = levels.get(family, ()) if isinstance(levels, Mapping) else levels
     own = sorted(set(wanted))
-    if not own or not all(1 <= level <= most for level in own):
-        raise DataError(f"levels must be from 1 to {most}, not {own or levels}", where=family)
+    if not own:
+        raise DataError(f"`levels` is empty; must hold numbers from 1 to {most}", where=family)
+    for level in own:
+        if not 1 <= level <= most:
+            raise DataError(f"level {level} is out of range; must be from 1 to {most}", where=family)
     return own
 
 
