@@ -224,6 +224,7 @@ def load(source: Source) -> Engine:
         SetupError: The folder does not hold a model that can be run.
     """
     import torch
+    from safetensors import SafetensorError
     from transformers import AutoModelForCausalLM, AutoTokenizer
     from transformers.utils import logging
 
@@ -235,7 +236,7 @@ def load(source: Source) -> Engine:
     try:
         tokenizer = cast("PreTrainedTokenizerFast", AutoTokenizer.from_pretrained(folder, local_files_only=True))
         model = AutoModelForCausalLM.from_pretrained(folder, dtype=dtype, local_files_only=True)
-    except (OSError, ValueError) as error:
+    except (OSError, ValueError, SafetensorError) as error:
         raise SetupError(
             f"the folder {folder} cannot be loaded: {str(error).splitlines()[0]}", where=source.name
         ) from None
