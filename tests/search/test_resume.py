@@ -39,17 +39,19 @@ def progress(db: Path) -> tuple[int, int]:
         return 0, 0
 
 
-async def finish(db: Path, folder: Path) -> StudyResult:
-    return await workload.search(str(db), workload.short_job(folder), "adding")
+async def finish(db: Path, folder: Path, job: str) -> StudyResult:
+    return await workload.search(str(db), workload.JOBS[job](folder), job)
 
 
-def run_until_killed(context: ForkServerContext, db: Path, folder: Path, rng: random.Random, kill: int) -> bool:
+def run_until_killed(
+    context: ForkServerContext, job: str, db: Path, folder: Path, rng: random.Random, kill: int
+) -> bool:
     """Start a search and kill it at a random moment; False where it got through before.
 
     Most moments are counted from what it commits, so that they fall into its work on fast and on slow machines; every
     fifth is a moment of its start.
     """
-    searcher = context.Process(target=workload.main, args=(str(db), "adding", str(folder)))
+    searcher = context.Process(target=workload.main, args=(str(db), job, str(folder)))
     until = sum(progress(db)) + rng.randint(1, 40)
     searcher.start()
     if kill % 5 == 4:
@@ -66,7 +68,10 @@ def run_until_killed(context: ForkServerContext, db: Path, folder: Path, rng: ra
 
 
 @pytest.mark.skipif(sys.platform == "win32", reason="kill -9")
-async def test_twenty_kills_repeat_no_call_and_change_no_trial(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+@pytest.mark.parametrize("job", sorted(workload.JOBS))
+async def test_twenty_kills_repeat_no_call_and_change_no_trial(
+    job: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     # A little latency makes sure that calls are in flight when the kill comes.
     monkeypatch.setenv("ADDER_LATENCY", "0.01")
     context = multiprocessing.get_context("forkserver")
@@ -78,7 +83,7 @@ async def test_twenty_kills_repeat_no_call_and_change_no_trial(tmp_path: Path, m
     databases, rng = [tmp_path / "killed_0.db"], random.Random()
     kills, seen = 0, (0, 0)
     while kills < KILLS:
-        if not run_until_killed(context, databases[-1], tmp_path, rng, kills):
+        if not run_until_killed(context, job, databases[-1], tmp_path, rng, kills):
             # It got through between two kills: the others hit a new one.
             databases.append(tmp_path / f"killed_{len(databases)}.db")
             seen = (0, 0)
@@ -89,9 +94,9 @@ async def test_twenty_kills_repeat_no_call_and_change_no_trial(tmp_path: Path, m
         seen = now
 
     whole_db = tmp_path / "whole.db"
-    whole = await finish(whole_db, tmp_path)
+    whole = await finish(whole_db, tmp_path, job)
     for db in databases:
-        result = await finish(db, tmp_path)
+        result = await finish(db, tmp_path, job)
         assert result.trials == whole.trials
         assert result.comparisons == whole.comparisons and result.winner.test == whole.winner.test
         assert rows(db, SCORES) == rows(whole_db, SCORES)

@@ -88,6 +88,30 @@ def short_job(folder: Path) -> SearchJob:
     return SearchJob.load(job_text(write_items(folder), trials=8, sizes="{dev: 6, confirm: 3, test: 6}"))
 
 
+POCKET = """\
+name: pocket
+data: {procedural: ["pocket:sum", "pocket:sort"], count: 24}
+split: {dev: 6, confirm: 3, test: 6}
+trials: 6
+batch: 3
+seed: 5
+finalists: 2
+space:
+  models: {small: pocket:small, large: pocket:large}
+  steps:
+    - sample: {model: {choice: [small, large]}, n: {choice: [1, 2, 4]}, temperature: {choice: [0.7, 0.9]}, max_tokens: 120}
+    - vote
+"""
+
+
+def pocket_job(folder: Path) -> SearchJob:
+    """A search on the language models that come along."""
+    return SearchJob.load(POCKET)
+
+
+JOBS = {"adding": short_job, "pocket": pocket_job}
+
+
 def write_items(folder: Path, count: int = 24) -> Path:
     path = folder / "sums.jsonl"
     lines = [
@@ -108,4 +132,4 @@ async def search(db: str, job: SearchJob, name: str) -> StudyResult:
 
 def main(db: str, name: str, folder: str) -> None:
     """A search in a process of its own, to be killed."""
-    asyncio.run(search(db, short_job(Path(folder)), name))
+    asyncio.run(search(db, JOBS[name](Path(folder)), name))

@@ -15,13 +15,13 @@ from inferloom.models.pocket.tasks import FAMILIES, Item
 from inferloom.models.pocket.tasks.conventions import Code, Operator
 
 SUITE_LEVELS: dict[str, tuple[int, ...]] = {
-    "sum": (2, 3, 4),
-    "multiply": (1, 2, 3),
-    "count": (2, 3, 4),
-    "sort": (1, 2, 3),
-    "reverse": (1, 2, 3),
-    "target": (1, 2, 3),
-    "story": (1, 2, 3),
+    "sum": (2, 3, 4, 5),
+    "multiply": (1, 2),
+    "count": (1, 2),
+    "sort": (4, 5, 6),
+    "reverse": (5, 6),
+    "target": (1, 2),
+    "story": (2, 3, 4),
     "operator": (1, 2, 3),
     "code": (1, 2, 3),
 }

@@ -62,6 +62,6 @@ def build_tokenizer() -> PreTrainedTokenizerFast:
         additional_special_tokens=list(ROLES.values()),
         chat_template=CHAT_TEMPLATE,
         clean_up_tokenization_spaces=False,
-        model_max_length=512,
+        model_max_length=1024,
         padding_side="left",
     )
