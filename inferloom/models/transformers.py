@@ -217,12 +217,21 @@ def _file_digest(file: Path) -> str:
     return _digests[key]
 
 
+_loading = threading.Lock()
+"""One model at a time: transformers fills its modules as they are asked for, and changes torch's defaults while it reads."""
+
+
 def load(source: Source) -> Engine:
     """Read a model and its tokenizer.
 
     Raises:
         SetupError: The folder does not hold a model that can be run.
     """
+    with _loading:
+        return _load(source)
+
+
+def _load(source: Source) -> Engine:
     import torch
     from safetensors import SafetensorError
     from transformers import AutoModelForCausalLM, AutoTokenizer

@@ -163,7 +163,7 @@ def load_job(source: str | Path) -> SearchJob:
     """
     path = Path(source)
     known = {job.stem: job for job in JOBS.glob("*.yaml")}
-    if str(source) in known and not path.exists():
+    if str(source) in known and not path.is_file():
         return SearchJob.load(load_document(known[str(source)], name=f"{source} (built in)"))
     if not path.exists() and path.suffix not in (".yaml", ".yml"):
         near = nearest(str(source), known)

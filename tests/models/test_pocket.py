@@ -205,3 +205,13 @@ async def test_a_pocket_model_answers_easy_items_and_knows_its_jobs(size: str) -
     alone = [await backend.generate(solve(item), [1]) for item in items[:10]]
     assert [one[0].text for one in alone] == [one[0].text for one in texts[:10]]
     await backend.aclose()
+
+
+@pytest.mark.skipif(len(THERE) < 2, reason="needs two pocket models")
+async def test_two_models_asked_at_once_are_both_loaded() -> None:
+    backends = [open_pocket(size, ModelSpec.parse(f"pocket:{size}")) for size in THERE[:2]]
+    item = pocket_items("pocket:sum", [1], 1, 0)[0]
+    answers = await asyncio.gather(*(backend.generate(solve(item), [1]) for backend in backends))
+    assert all(answer[0].text for answer in answers)
+    for backend in backends:
+        await backend.aclose()

@@ -30,9 +30,9 @@ from inferloom.models.pocket.tokenizer import END, PAD, ROLES, build_tokenizer
 if TYPE_CHECKING:
     from transformers import PreTrainedTokenizerFast
 
-ROW = 384
+ROW = 480
 """Tokens in a packed row; longer documents are not used."""
-ROWS = 20
+ROWS = 16
 SAMPLE_AT = (0.1, 0.4, 0.65, 0.85)
 """The parts of the run after which the model's own attempts are drawn anew."""
 SAMPLED_ITEMS, SAMPLES_EACH, SAMPLE_TEMPERATURE = 700, 4, 0.8
