@@ -218,7 +218,7 @@ def _file_digest(file: Path) -> str:
 
 
 _loading = threading.Lock()
-"""One model at a time: transformers fills its modules as they are asked for, and changes torch's defaults while it reads."""
+"""One model at a time: transformers fills its modules when asked, and changes torch's defaults while it reads."""
 
 
 def load(source: Source) -> Engine:
