@@ -99,7 +99,7 @@ finalists: 2
 space:
   models: {small: pocket:small, large: pocket:large}
   steps:
-    - sample: {model: {choice: [small, large]}, n: {choice: [1, 2, 4]}, temperature: {choice: [0.7, 0.9]}, max_tokens: 120}
+    - sample: {model: {choice: [small, large]}, n: {choice: [1, 2, 4]}, max_tokens: 120}
     - vote
 """
 
