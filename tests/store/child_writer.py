@@ -8,9 +8,8 @@ from __future__ import annotations
 import asyncio
 import sys
 
-from store_samples import address, banked, call
-
 from inferloom.store import Store
+from tests.store.store_samples import address, banked, call
 
 
 async def work(store: Store, name: str, task: int) -> None:

@@ -10,10 +10,10 @@ from dataclasses import replace
 from pathlib import Path
 
 import pytest
-from store_samples import ADDRESS, CANDIDATE_ROW, COMPLETION, EVALUATION, address, banked, call, run
 
 from inferloom.core.errors import DatabaseError, DataError, UnknownNameError, UserError
 from inferloom.store import Address, CompletionRow, RequestRow, Store
+from tests.store.store_samples import ADDRESS, CANDIDATE_ROW, COMPLETION, EVALUATION, address, banked, call, run
 
 LARGE = "e" * 32
 

@@ -15,10 +15,10 @@ from pathlib import Path
 
 import pytest
 from sqlalchemy import Engine, event
-from store_samples import address, banked, call
 
 from inferloom.core.errors import StorageError
 from inferloom.store import Store
+from tests.store.store_samples import address, banked, call
 
 CHILD = Path(__file__).with_name("child_writer.py")
 

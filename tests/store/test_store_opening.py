@@ -14,13 +14,13 @@ from alembic.autogenerate import compare_metadata
 from alembic.migration import MigrationContext
 from alembic.script import ScriptDirectory
 from sqlalchemy import create_engine
-from store_samples import ADDRESS, COMPLETION, STUDY, call, run
 
 import inferloom.store
 from inferloom.core.errors import DatabaseError
 from inferloom.store import Store
 from inferloom.store.engine import REVISIONS, VERSION_TABLE
 from inferloom.store.tables import Base
+from tests.store.store_samples import ADDRESS, COMPLETION, STUDY, call, run
 
 FROZEN = Path(__file__).with_name("frozen")
 

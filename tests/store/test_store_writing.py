@@ -8,7 +8,11 @@ from dataclasses import replace
 from pathlib import Path
 
 import pytest
-from store_samples import (
+
+from inferloom.core.errors import StorageError, UnknownNameError, UserError
+from inferloom.core.types import Usage, total
+from inferloom.store import CompletionRow, Store
+from tests.store.store_samples import (
     ADDRESS,
     CANDIDATE_ROW,
     COMPLETION,
@@ -24,10 +28,6 @@ from store_samples import (
     call,
     run,
 )
-
-from inferloom.core.errors import StorageError, UnknownNameError, UserError
-from inferloom.core.types import Usage, total
-from inferloom.store import CompletionRow, Store
 
 
 async def test_every_kind_of_row_comes_back_as_it_was(store: Store) -> None:
