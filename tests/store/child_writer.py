@@ -9,7 +9,7 @@ import asyncio
 import sys
 
 from inferloom.store import Store
-from tests.store.store_samples import address, banked, call
+from store_samples import address, banked, call
 
 
 async def work(store: Store, name: str, task: int) -> None:
