@@ -165,7 +165,12 @@ def test_interrupt_ends_with_one_line_and_130(folder: Path) -> None:
             f"models: {{m: {{model: 'openai:x', base_url: '{url}'}}}}\nsteps: [{{sample: {{model: m}}}}]\n"
         )
         process = subprocess.Popen(
-            command("run", "slow.yaml", "hi"), stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True
+            command("run", "slow.yaml", "hi"),
+            stdout=subprocess.PIPE,
+            stderr=subprocess.PIPE,
+            text=True,
+            # A shell starts background jobs with interrupts ignored, and children inherit that.
+            preexec_fn=lambda: signal.signal(signal.SIGINT, signal.SIG_DFL),
         )
         connection, _ = server.accept()
         with connection:
