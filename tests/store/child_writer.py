@@ -8,8 +8,9 @@ from __future__ import annotations
 import asyncio
 import sys
 
-from inferloom.store import Store
 from store_samples import address, banked, call
+
+from inferloom.store import Store
 
 
 async def work(store: Store, name: str, task: int) -> None:
