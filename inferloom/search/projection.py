@@ -21,6 +21,8 @@ if TYPE_CHECKING:
 _IN_MEMORY = ("sqlite://", "sqlite:///:memory:")
 """Databases that nobody else could read a projection from."""
 
+_ATTEMPTS = 10
+
 
 class Projection:
     """The study in Optuna's storage.
@@ -44,11 +46,20 @@ class Projection:
         """
         from optuna.exceptions import StorageInternalError
         from sqlalchemy.exc import SQLAlchemyError
+        from tenacity import Retrying, retry_if_exception_type, stop_after_attempt, wait_random_exponential
 
         if self._url in _IN_MEMORY:
             return
+        # Optuna reads and then writes in one transaction: SQLite refuses that, without waiting, where our writer
+        # committed in between. What was half copied is found and made again.
+        attempts = Retrying(
+            stop=stop_after_attempt(_ATTEMPTS),
+            wait=wait_random_exponential(multiplier=0.05, max=1.0),
+            retry=retry_if_exception_type((StorageInternalError, SQLAlchemyError)),
+            reraise=True,
+        )
         try:
-            self._mirror(finished)
+            attempts(self._mirror, finished)
         except (StorageInternalError, SQLAlchemyError) as error:
             first = str(error).strip().splitlines()[0]
             raise StorageError(f"Optuna's copy of the study `{self._name}` cannot be written ({first})") from error
@@ -59,6 +70,7 @@ class Projection:
         optuna.logging.set_verbosity(optuna.logging.ERROR)
         if self._storage is None:
             self._storage = _open(self._url)
+        self._storage.remove_session()
         ours = [frozen_trial(self._space, told) for told in finished]
         known = {summary.study_name: summary for summary in optuna.get_all_study_summaries(self._storage)}
         if self._name in known:
