@@ -7,7 +7,6 @@ ledger rows. LangGraph executes the graph; this module gives each node its conte
 from __future__ import annotations
 
 import asyncio
-import hashlib
 import threading
 import time
 import uuid
@@ -421,8 +420,3 @@ def default_gateway(store: Store | str | None) -> Gateway:
         if key not in _gateways:
             _gateways[key] = Gateway(opened or Store.open(key))
         return _gateways[key]
-
-
-def question_id(question: str) -> str:
-    """12 hex digits that stand for a question."""
-    return hashlib.blake2b(question.encode(errors="surrogatepass"), digest_size=6).hexdigest()
