@@ -5,9 +5,9 @@ from __future__ import annotations
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, fields
 from random import Random
-from typing import Protocol, TypeAlias
+from typing import Literal, Protocol, TypeAlias
 
-from inferloom.core.types import Completion, Json, Message, Request
+from inferloom.core.types import Candidate, Completion, Json, Message, Request
 
 TokenSink: TypeAlias = Callable[[int, str], None]
 """Called with (index of the completion, new text) as tokens come; previews only, never the record."""
@@ -62,6 +62,33 @@ class Backend(Protocol):
         ...
 
 
+@dataclass(frozen=True, slots=True, kw_only=True)
+class SandboxResult:
+    """What became of code that ran in a sandbox."""
+
+    outcome: Literal["ok", "error", "limit", "unsupported"]
+    """`error`: the code raised; `limit`: it ran past a limit; `unsupported`: the sandbox cannot run such code, which
+    says nothing about whether it is right."""
+    output: str = ""
+    """What it printed, cut at the sandbox's limit."""
+    value: Json = None
+    """The value of its last expression, where that is plain data."""
+    error: str = ""
+    """One sentence on what went wrong."""
+
+
+class Sandbox(Protocol):
+    """Runs Python that a model wrote: no files, no network, limits on time, memory and recursion."""
+
+    async def run(self, code: str, inputs: Mapping[str, Json] | None = None) -> SandboxResult:
+        """Run a program with `inputs` as its global names; never raises for what the code does."""
+        ...
+
+
+Oracle: TypeAlias = Callable[[Candidate], float]
+"""Grades a candidate against the right answer, from 0 to 1."""
+
+
 class Prompts(Protocol):
     """A prompt pack: the wording of every node's roles for one kind of model."""
 
@@ -102,6 +129,28 @@ class NodeContext(Protocol):
         Raises:
             BudgetExceededError: The next call could pass a limit of the run.
             ModelError: The model failed for good.
+        """
+        ...
+
+    @property
+    def oracle(self) -> Oracle | None:
+        """The grader of the item in work; None where no right answer is known, as in production."""
+        ...
+
+    @property
+    def sandbox(self) -> Sandbox:
+        """Where code that a model wrote is run."""
+        ...
+
+    async def embed(self, texts: Sequence[str]) -> list[tuple[float, ...]]:
+        """A unit vector for each text, so that the product of two is their cosine."""
+        ...
+
+    def rows(self, path: str) -> Sequence[Mapping[str, Json]]:
+        """The rows of a JSONL or CSV file, read once.
+
+        Raises:
+            DataError: The file cannot be read; the message names the line.
         """
         ...
 

@@ -39,6 +39,8 @@ class Node(ABC):
     """The paper that the technique follows, or empty."""
     static: ClassVar[bool] = True
     """Whether the least and the most calls are the same."""
+    oracle: ClassVar[bool] = False
+    """Whether it looks at the right answer: its results are bounds, never compared with the rest."""
 
     def __init__(self, params: AnyParams) -> None:
         self.params = params
@@ -67,6 +69,11 @@ class Node(ABC):
     def model_names(self) -> tuple[str, ...]:
         """The pipeline's models that the node calls, in order."""
         return tuple(name for _, name in _models_of(self.params))
+
+    @property
+    def roles(self) -> frozenset[str]:
+        """The roles of the prompt pack that it speaks; a pipeline whose pack lacks one is refused."""
+        return frozenset()
 
     @property
     def needs(self) -> frozenset[str]:

@@ -44,6 +44,10 @@ class Critique(Node):
     def provides(self) -> frozenset[Thing]:
         return frozenset({"critiques"})
 
+    @property
+    def roles(self) -> frozenset[str]:
+        return frozenset({"critique"})
+
     def calls(self, candidates: int) -> tuple[int, int]:
         return candidates, candidates
 

@@ -54,6 +54,10 @@ class Fuse(Node):
         # The new candidates have none of these, whatever a kept one has.
         return frozenset[Thing]({"scores", "critiques", "tests", "one"}) - self.provides
 
+    @property
+    def roles(self) -> frozenset[str]:
+        return frozenset({"fuse"})
+
     def calls(self, candidates: int) -> tuple[int, int]:
         return self.params.n, self.params.n
 

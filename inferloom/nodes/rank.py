@@ -65,6 +65,10 @@ class Rank(Node):
     def provides(self) -> frozenset[Thing]:
         return frozenset({"one"} if self.params.top_k == 1 else ())
 
+    @property
+    def roles(self) -> frozenset[str]:
+        return frozenset({"rank"} if self.params.model else ())
+
     def calls(self, candidates: int) -> tuple[int, int]:
         windows = len(window_starts(candidates, self.params.window)) if self.params.model else 0
         return windows, windows

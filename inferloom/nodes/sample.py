@@ -83,6 +83,10 @@ class Sample(Node):
     def needs(self) -> frozenset[str]:
         return frozenset({"logprobs"} if self.params.logprobs else ())
 
+    @property
+    def roles(self) -> frozenset[str]:
+        return frozenset({"solve"})
+
     def calls(self, candidates: int) -> tuple[int, int]:
         drawn = len(self.model_names) * self.params.n
         return drawn, drawn

@@ -84,6 +84,10 @@ class Score(Node):
     def needs(self) -> frozenset[str]:
         return frozenset({"logprobs"} if self.params.expected else ())
 
+    @property
+    def roles(self) -> frozenset[str]:
+        return frozenset({"score"} if self.params.method == "judge" else ())
+
     def calls(self, candidates: int) -> tuple[int, int]:
         # Equal texts are judged once, so one call may do for all.
         return (min(candidates, 1), candidates) if self.params.method == "judge" else (0, 0)

@@ -14,6 +14,7 @@ from functools import reduce
 from inferloom.core.errors import CapabilityError, SpecError
 from inferloom.core.protocols import Capabilities
 from inferloom.nodes.base import NODES, Thing
+from inferloom.nodes.prompts import load_pack
 from inferloom.pipelines.graph import Edge
 from inferloom.pipelines.spec import PipelineSpec, StepSpec
 
@@ -94,7 +95,14 @@ def check_rules(spec: PipelineSpec) -> None:
         SpecError: Names the node, what is missing, and the registered nodes that provide it.
     """
     flows = _settled(spec)
+    pack = load_pack(spec.prompts)
     for step in spec.steps:
+        for role in sorted(step.node.roles.difference(pack.roles)):
+            raise spec.document.error(
+                step.place,
+                f"`{step.node.name}` speaks the role `{role}`, which prompt pack `{pack.name}` has not"
+                " (its models were not taught it); use another node or another pack",
+            )
         before = _incoming(spec, flows, step.path)
         for thing in _WORDS:
             if thing in step.node.requires and thing not in before.available:

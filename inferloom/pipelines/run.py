@@ -20,7 +20,7 @@ from typing import TypeVar
 
 from inferloom.core.answers import normalise
 from inferloom.core.errors import BudgetExceededError, InferloomError
-from inferloom.core.protocols import Prompts
+from inferloom.core.protocols import Oracle, Prompts, Sandbox
 from inferloom.core.types import Candidate, Completion, Json, Message, NodeOutput, NodeState, Request, Usage, total
 from inferloom.models.budget import Budget
 from inferloom.models.client import Gateway, OpenModel, RunClient
@@ -90,6 +90,7 @@ class _Run:
     stream: str
     client: RunClient
     prompts: Prompts
+    oracle: Oracle | None = None
     rows: list[Row] = field(default_factory=list)
     events: asyncio.Queue[StreamEvent] | None = None
     executions: Counter[str] = field(default_factory=Counter)
@@ -127,6 +128,26 @@ class _Context:
             events.put_nowait(StreamEvent(kind="token", path=path, data={"index": position, "text": text}))
 
         return await run.client.generate(model, request, path=path, on_token=preview)
+
+    @property
+    def oracle(self) -> Oracle | None:
+        return self._run.oracle
+
+    @property
+    def sandbox(self) -> Sandbox:
+        from inferloom.sandbox import default_sandbox
+
+        return default_sandbox()
+
+    async def embed(self, texts: Sequence[str]) -> list[tuple[float, ...]]:
+        from inferloom.models.embedding import default_embedder
+
+        return await default_embedder().embed(texts)
+
+    def rows(self, path: str) -> Sequence[Mapping[str, Json]]:
+        from inferloom.core.rows import read_rows
+
+        return read_rows(path)
 
     def emit(self, event: str, data: Mapping[str, Json]) -> None:
         if self._run.events is not None:
@@ -226,6 +247,7 @@ class Pipeline:
         study: str | None = None,
         item: str | None = None,
         tag: str | None = None,
+        oracle: Oracle | None = None,
         events: asyncio.Queue[StreamEvent] | None = None,
     ) -> RunResult:
         """Answer one question.
@@ -240,6 +262,7 @@ class Pipeline:
             study: The study that the run belongs to.
             item: The data item that the question comes from.
             tag: Anything that helps to find the run again.
+            oracle: Grades candidates against the right answer; only an evaluation has it, for nodes marked `oracle`.
             events: Where events go while the run goes on.
 
         Raises:
@@ -257,7 +280,7 @@ class Pipeline:
             before=self._compiled.ancestors,
             lanes=self._compiled.lanes,
         )
-        run = _Run(id=run_id, stream=stream, client=client, prompts=self._prompts, events=events)
+        run = _Run(id=run_id, stream=stream, client=client, prompts=self._prompts, oracle=oracle, events=events)
         asked = messages[-1].content if messages else ""
         row = RunRow(
             id=run_id,

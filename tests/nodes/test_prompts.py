@@ -84,10 +84,10 @@ def test_the_pocket_pack_shows_as_many_options_as_were_taught() -> None:
     assert max(shown) == load_pack("pocket").options == 4
 
 
-def test_every_pack_that_comes_along_has_every_role() -> None:
+def test_the_general_pack_has_every_role() -> None:
     assert pack_names() == ["general", "pocket"]
-    for name in pack_names():
-        assert set(load_pack(name).roles) == set(VALUES)
+    assert set(load_pack("general").roles) == set(VALUES)
+    assert set(load_pack("pocket").roles) <= set(VALUES), "a role that no node speaks"
 
 
 def test_the_general_pack_asks_for_an_answer_that_is_found_again() -> None:
@@ -102,7 +102,7 @@ def test_the_general_pack_asks_for_an_answer_that_is_found_again() -> None:
 @pytest.mark.parametrize("pack", ["general", "pocket"])
 def test_values_are_never_templates(pack: str) -> None:
     hostile = "{{ 7 * 6 }}{% raw %}{# x #}{{ self }}"
-    for role in VALUES:
+    for role in set(load_pack(pack).roles) & {"solve", "score", "critique", "revise", "rank", "fuse", "notes"}:
         values = {"question": hostile, "candidate": hostile, "critique": hostile, "notes": [hostile]}
         said = load_pack(pack).render(role, {**values, "options": lettered(make_candidates([hostile]))})
         text = "".join(message.content for message in said)

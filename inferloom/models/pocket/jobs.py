@@ -18,6 +18,8 @@ from inferloom.models.pocket.tasks.conventions import Code, Operator
 SCORE, CHECK, REVISE, RANK, COMBINE = "score", "check", "revise", "rank", "combine"
 OPTION_LETTERS = "ABCDEFGH"
 RIGHT_DIGIT, WRONG_DIGIT = "9", "0"
+DIGIT_WEIGHT = 4.0
+"""The weight of a judge's digit in the loss."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -49,11 +51,21 @@ class Branch:
 
 
 @dataclass(frozen=True, slots=True)
+class Mark:
+    """Whether the character at `at` of a trunk's turn is right; just behind the last one stands the end of the turn."""
+
+    turn: int
+    at: int
+    right: bool
+
+
+@dataclass(frozen=True, slots=True)
 class Document:
-    """A trunk and what branches off its last turn."""
+    """A trunk and what branches off its last turn; `marks` are read by training's doubt head alone."""
 
     trunk: tuple[Turn, ...]
     branches: tuple[Branch, ...] = ()
+    marks: tuple[Mark, ...] = ()
 
 
 def attempt_of(item: Item, text: str) -> Attempt:
@@ -61,6 +73,29 @@ def attempt_of(item: Item, text: str) -> Attempt:
     answer = final_answer(text)
     right = answer is not None and FAMILIES[item.family].is_right(item, answer)
     return Attempt(text, tuple(FAMILIES[item.family].step_verdicts(item, text.split("\n"))), right)
+
+
+def marks_of(item: Item, attempt: Attempt, turn: int, start: int = 0) -> list[Mark]:
+    """The characters of an attempt up to its first mistake, marked; where it shows only at a line's end, line ends.
+
+    Args:
+        item: What was asked.
+        attempt: A solution of it.
+        turn: The trunk's turn that shows the attempt.
+        start: Where in that turn it begins.
+    """
+    lines = attempt.text.split("\n")
+    ends = [len("\n".join(lines[: index + 1])) for index in range(len(lines))]
+    wrong = next((index for index, fine in enumerate(attempt.verdicts) if not fine), None)
+    if not FAMILIES[item.family].one_way:
+        shown = ends if wrong is None else ends[: wrong + 1]
+        return [Mark(turn, start + end, index != wrong) for index, end in enumerate(shown)]
+    if wrong is None:
+        return [Mark(turn, start + at, True) for at in range(len(attempt.text) + 1)]
+    mistake = next((i for i, (a, b) in enumerate(zip(attempt.text, item.solution, strict=False)) if a != b), None)
+    if mistake is None:
+        mistake = min(len(attempt.text), len(item.solution))
+    return [Mark(turn, start + at, at != mistake) for at in range(mistake + 1)]
 
 
 def check_report(verdicts: Sequence[bool]) -> str:
@@ -109,20 +144,29 @@ class Curriculum:
     pool: list[tuple[Item, list[Attempt]]] = field(default_factory=list)
     easier: bool = False
     solve: float = 0.56
+    share: dict[str, float] = field(default_factory=lambda: dict.fromkeys(FAMILIES, 1.0))
+    """How often each family is drawn, up to a factor."""
+
+    def refill(self, pool: list[tuple[Item, list[Attempt]]]) -> None:
+        """Take another pool, and draw the families more often that it shows to be unlearnt."""
+        self.pool = pool
+        for family in self.share:
+            right = [a.right for item, attempts in pool if item.family == family for a in attempts]
+            self.share[family] = 1.5 - sum(right) / len(right) if right else 1.0
 
     def document(self) -> Document:
         """Draw one document of a random job."""
         makers: tuple[tuple[float, Callable[[], Document]], ...] = (
             (self.solve, self._solve),
-            (0.60 * (1 - self.solve), self._judge),
-            (0.22 * (1 - self.solve), self._rank),
-            (0.18 * (1 - self.solve), self._combine),
+            (0.66 * (1 - self.solve), self._judge),
+            (0.18 * (1 - self.solve), self._rank),
+            (0.16 * (1 - self.solve), self._combine),
         )
         return self.rng.choices([m for _, m in makers], [w for w, _ in makers])[0]()
 
     def item(self) -> Item:
         """A fresh item of any family and level."""
-        family = self.rng.choice(list(FAMILIES.values()))
+        family = FAMILIES[self.rng.choices(list(self.share), list(self.share.values()))[0]]
         hardest = family.levels if self.rng.random() < 0.6 else min(family.levels, 5)
         level = self.rng.randint(1, hardest)
         return family.make(self.rng, min(level, self.rng.randint(1, hardest)) if self.easier else level)
@@ -170,10 +214,18 @@ class Curriculum:
             branches.append(self._score_branch(text, len(text.split("\n")) - 1, True))
         return Document((*self.opening(item), Turn("assistant", text, 1.0)), tuple(branches))
 
+    def _pooled(self) -> tuple[Item, list[Attempt]]:
+        """An item of the pool with right and wrong attempts where there is one, so that a judge must read them."""
+        for _ in range(8):
+            item, attempts = self.rng.choice(self.pool)
+            if len({a.right for a in attempts}) == 2:
+                break
+        return item, attempts
+
     def _some_attempt(self) -> tuple[Item, Attempt]:
         """Mostly an attempt by a model, about as often wrong as right; otherwise a damaged solution."""
-        if self.pool and self.rng.random() < 0.8:
-            item, attempts = self.rng.choice(self.pool)
+        if self.pool and self.rng.random() < 0.85:
+            item, attempts = self._pooled()
             wanted = self.rng.random() < 0.45
             fitting = [a for a in attempts if a.right == wanted]
             return item, self.rng.choice(fitting or attempts)
@@ -199,21 +251,20 @@ class Curriculum:
                 turns += [Turn("user", REVISE), Turn("assistant", right, 0.5)]
             branches.append(Branch(len(attempt.text), tuple(turns)))
         weight = 1.0 if attempt.right and all(attempt.verdicts) else 0.0
-        return Document((*self.opening(item), Turn("assistant", attempt.text, weight)), tuple(branches))
+        trunk = (*self.opening(item), Turn("assistant", attempt.text, weight))
+        return Document(trunk, tuple(branches), tuple(marks_of(item, attempt, len(trunk) - 1)))
 
     @staticmethod
     def _score_branch(text: str, line: int, right: bool) -> Branch:
         cut = len("\n".join(text.split("\n")[: line + 1]))
-        return Branch(cut, (Turn("user", SCORE), Turn("assistant", RIGHT_DIGIT if right else WRONG_DIGIT, 4.0)))
+        digit = RIGHT_DIGIT if right else WRONG_DIGIT
+        return Branch(cut, (Turn("user", SCORE), Turn("assistant", digit, DIGIT_WEIGHT)))
 
     def _several(self, most: int) -> tuple[Item, list[Attempt]]:
         """An item with two to `most` attempts."""
         count = self.rng.randint(2, most)
         if self.pool and self.rng.random() < 0.85:
-            for _ in range(4):
-                item, attempts = self.rng.choice(self.pool)
-                if len({a.right for a in attempts}) == 2:
-                    break
+            item, attempts = self._pooled()
             return item, self.rng.sample(attempts, min(count, len(attempts)))
         item = self.item()
         right = attempt_of(item, item.solution)
@@ -224,12 +275,22 @@ class Curriculum:
         item, attempts = self._several(4)
         order = sorted(range(len(attempts)), key=lambda i: not attempts[i].right)
         ranking = " ".join(OPTION_LETTERS[i] for i in order)
-        shown = options_text(item.question, [a.text for a in attempts], RANK)
-        return Document((*self.opening(item)[:-1], Turn("user", shown), Turn("assistant", ranking, 3.0)))
+        return self._compared(item, attempts, RANK, Turn("assistant", ranking, 3.0))
 
     def _combine(self) -> Document:
         """Several attempts; one right solution."""
         item, attempts = self._several(4)
         right = next((a.text for a in attempts if a.right and all(a.verdicts)), item.solution)
-        shown = options_text(item.question, [a.text for a in attempts], COMBINE)
-        return Document((*self.opening(item)[:-1], Turn("user", shown), Turn("assistant", right, 1.0)))
+        return self._compared(item, attempts, COMBINE, Turn("assistant", right, 1.0))
+
+    def _compared(self, item: Item, attempts: list[Attempt], job: str, answer: Turn) -> Document:
+        """A document that shows several attempts in one turn."""
+        before = self.opening(item)[:-1]
+        shown = options_text(item.question, [a.text for a in attempts], job)
+        marks: list[Mark] = []
+        start = len(f"{item.question}\n")
+        for attempt in attempts:
+            start += len("A)\n")
+            marks += marks_of(item, attempt, len(before), start)
+            start += len(f"{attempt.text}\n")
+        return Document((*before, Turn("user", shown), answer), marks=tuple(marks))

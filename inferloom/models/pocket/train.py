@@ -12,8 +12,8 @@ import json
 import math
 import pickle
 import time
-from collections.abc import Iterator
-from dataclasses import dataclass
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass, field, fields
 from pathlib import Path
 from random import Random
 from typing import TYPE_CHECKING
@@ -23,16 +23,15 @@ import torch
 from numpy.typing import NDArray
 from transformers import LlamaConfig, LlamaForCausalLM
 
-from inferloom.models.pocket.jobs import Attempt, Curriculum, Document, Turn, attempt_of
+from inferloom.models.pocket.jobs import DIGIT_WEIGHT, Attempt, Curriculum, Document, Turn, attempt_of
 from inferloom.models.pocket.tasks import Item
 from inferloom.models.pocket.tokenizer import END, PAD, ROLES, build_tokenizer
 
 if TYPE_CHECKING:
     from transformers import PreTrainedTokenizerFast
 
-ROW = 480
-"""Tokens in a packed row; longer documents are not used."""
-ROWS = 16
+SHAPES = ((480, 5), (240, 22))
+"""The packed rows of a step: tokens in a row, and how many such rows; attention over short rows is cheaper."""
 SAMPLE_AT = (0.1, 0.4, 0.65, 0.85)
 """The parts of the run after which the model's own attempts are drawn anew."""
 SAMPLED_ITEMS, SAMPLES_EACH, SAMPLE_TEMPERATURE = 700, 4, 0.8
@@ -51,14 +50,19 @@ class Size:
     solve_early: float = 0.85
     solve_late: float = 0.5
     """The shares of documents that only solve, in that part and after it."""
+    doubt: int | None = None
+    """The layer after which every character of an attempt must tell whether it is a mistake; None: nowhere."""
 
 
 SIZES = {
     "small": Size(hidden=64, layers=3, steps=4200, rate=2e-2, easy_part=1.0, solve_early=0.76),
-    "medium": Size(hidden=96, layers=3, steps=2800, rate=2e-2, easy_part=1.0, solve_early=0.76),
-    "large": Size(hidden=96, layers=6, steps=2400, rate=1.2e-2, easy_part=0.2, solve_early=0.7, solve_late=0.55),
+    "medium": Size(hidden=96, layers=4, steps=5000, rate=2e-2, easy_part=1.0, solve_early=0.76),
+    "large": Size(
+        hidden=96, layers=8, steps=8000, rate=1.2e-2, easy_part=0.2, solve_early=0.7, solve_late=0.35, doubt=7
+    ),
 }
-"""The large model begins with the medium one's layers, each followed by a new one: `--init`."""
+DOUBT_WEIGHT, MISTAKE_WEIGHT = 0.5, 8.0
+"""The weight of the doubt head's loss beside the language model's, and of a mistake in it: few characters are one."""
 
 
 def new_model(size: Size, tokenizer: PreTrainedTokenizerFast) -> LlamaForCausalLM:
@@ -82,29 +86,33 @@ def new_model(size: Size, tokenizer: PreTrainedTokenizerFast) -> LlamaForCausalL
 
 @torch.no_grad()
 def grow(model: LlamaForCausalLM, source: LlamaForCausalLM) -> None:
-    """Give `model` the weights of a model of the same width and as many or half as many layers.
+    """Give `model` the weights of a model of the same width and as many or fewer layers.
 
     Every added layer follows the one it copies and adds nothing at first (its two output matrices are zero), so that
-    the grown model says what its source says.
+    the grown model says what its source says. What does not divide goes on top: three layers become eight as
+    1 1 2 2 3 3 3 3.
     """
-    copies = len(model.model.layers) // len(source.model.layers)
+    own = len(source.model.layers)
+    copies = len(model.model.layers) // own
     model.model.embed_tokens.load_state_dict(source.model.embed_tokens.state_dict())
     model.model.norm.load_state_dict(source.model.norm.state_dict())
     for index, layer in enumerate(model.model.layers):
-        layer.load_state_dict(source.model.layers[index // copies].state_dict())
-        if index % copies:
+        layer.load_state_dict(source.model.layers[min(index // copies, own - 1)].state_dict())
+        if index % copies or index // copies >= own:
             layer.self_attn.o_proj.weight.zero_()
             layer.mlp.down_proj.weight.zero_()
 
 
 @dataclass(frozen=True, slots=True)
 class Encoded:
-    """A document as tokens: ids, positions and loss weights of shape (n,), and who sees whom, (n, n)."""
+    """A document as tokens: ids, positions, loss weights and marks of shape (n,), and who sees whom, (n, n)."""
 
     ids: NDArray[np.int64]
     positions: NDArray[np.int64]
     weights: NDArray[np.float32]
     sees: NDArray[np.bool_]
+    marks: NDArray[np.int8]
+    """1 at a mistake, 0 at what is right, -1 where nothing is known."""
 
 
 class Encoder:
@@ -144,50 +152,83 @@ class Encoder:
             ids += [self._end, *more]
             weights += [0.0, *more_weights]
             positions += range(cut, cut + len(more) + 1)
+        marks = np.full(len(ids), -1, dtype=np.int8)
+        for place, right in self._marks(document):
+            marks[place] = not right
         sees = np.tri(len(ids), dtype=np.bool_)
         ends = [*(begin for _, begin in spans[1:]), len(ids)]
         for (cut, begin), end in zip(spans, ends, strict=False):  # no branch: one end, no span
             sees[begin:end, cut:begin] = False
-        return Encoded(np.array(ids), np.array(positions), np.array(weights, dtype=np.float32), sees)
+        return Encoded(np.array(ids), np.array(positions), np.array(weights, dtype=np.float32), sees, marks)
+
+    def _marks(self, document: Document) -> Iterator[tuple[int, bool]]:
+        """The marked tokens of the trunk: where they stand, and whether they are right."""
+        turn, places = -1, [0]
+        for mark in document.marks:
+            if mark.turn != turn:
+                turn = mark.turn
+                start = sum(len(self.text(one.content)) + 2 for one in document.trunk[:turn]) + 1
+                spans = self._fast.encode(document.trunk[turn].content, add_special_tokens=False).offsets
+                places = [start + token for token, (begin, end) in enumerate(spans) for _ in range(begin, end)]
+                places.append(start + len(spans))
+            yield places[mark.at], mark.right
 
 
 @dataclass(frozen=True, slots=True)
 class Batch:
-    """Packed rows: ids, positions, targets (B, T) int64; weights (B, T) float; sees (B, 1, T, T) bool."""
+    """Packed rows: ids, positions, targets (B, T) int64; weights (B, T) float; sees (B, 1, T, T) bool; marks (B, T)."""
 
     ids: torch.Tensor
     positions: torch.Tensor
     targets: torch.Tensor
     weights: torch.Tensor
     sees: torch.Tensor
+    marks: torch.Tensor
+
+    def to(self, device: str) -> Batch:
+        """The same on a device."""
+        return Batch(*(getattr(self, one.name).to(device) for one in fields(self)))
 
 
-def batches(curriculum: Curriculum, encoder: Encoder, pad: int) -> Iterator[Batch]:
-    """Pack documents into rows, first fit, for ever."""
-    waiting: list[Encoded] = []
+def batches(curriculum: Curriculum, encoder: Encoder, pad: int) -> Iterator[tuple[Batch, ...]]:
+    """Pack documents into rows, first fit, for ever: a step's batches, one of each shape."""
+    (longest, _), (shorter, _) = SHAPES
+    waiting: dict[bool, list[Encoded]] = {True: [], False: []}
+
+    def fitting(room: int) -> Encoded | None:
+        while len(waiting[False]) < 24:
+            encoded = encoder(curriculum.document())
+            long = len(encoded.ids) > shorter
+            if len(encoded.ids) <= longest and len(waiting[long]) < 200:
+                waiting[long].append(encoded)
+        for queue in (waiting[True], waiting[False]):
+            fit = next((i for i, e in enumerate(queue) if len(e.ids) <= room), None)
+            if fit is not None:
+                return queue.pop(fit)
+        return None
+
     while True:
-        ids = np.full((ROWS, ROW), pad, dtype=np.int64)
-        positions = np.zeros((ROWS, ROW), dtype=np.int64)
-        targets = np.full((ROWS, ROW), pad, dtype=np.int64)
-        weights = np.zeros((ROWS, ROW), dtype=np.float32)
-        sees = np.broadcast_to(np.eye(ROW, dtype=np.bool_), (ROWS, 1, ROW, ROW)).copy()
-        for row in range(ROWS):
-            filled = 0
-            while True:
-                while len(waiting) < 24:
-                    encoded = encoder(curriculum.document())
-                    if len(encoded.ids) <= ROW:
-                        waiting.append(encoded)
-                fit = next((i for i, e in enumerate(waiting) if filled + len(e.ids) <= ROW), None)
-                if fit is None:
-                    break
-                e = waiting.pop(fit)
-                end = filled + len(e.ids)
-                ids[row, filled:end], positions[row, filled:end] = e.ids, e.positions
-                targets[row, filled : end - 1], weights[row, filled : end - 1] = e.ids[1:], e.weights[1:]
-                sees[row, 0, filled:end, filled:end] = e.sees
-                filled = end
-        yield Batch(*(torch.from_numpy(a) for a in (ids, positions, targets, weights, sees)))
+        yield tuple(_packed(fitting, length, rows, pad) for length, rows in SHAPES)
+
+
+def _packed(fitting: Callable[[int], Encoded | None], length: int, rows: int, pad: int) -> Batch:
+    """A batch of `rows` rows of `length` tokens, filled with what fits."""
+    ids = np.full((rows, length), pad, dtype=np.int64)
+    positions = np.zeros((rows, length), dtype=np.int64)
+    targets = np.full((rows, length), pad, dtype=np.int64)
+    weights = np.zeros((rows, length), dtype=np.float32)
+    marks = np.full((rows, length), -1, dtype=np.int8)
+    sees = np.broadcast_to(np.eye(length, dtype=np.bool_), (rows, 1, length, length)).copy()
+    for row in range(rows):
+        filled = 0
+        while (e := fitting(length - filled)) is not None:
+            end = filled + len(e.ids)
+            ids[row, filled:end], positions[row, filled:end] = e.ids, e.positions
+            targets[row, filled : end - 1], weights[row, filled : end - 1] = e.ids[1:], e.weights[1:]
+            sees[row, 0, filled:end, filled:end] = e.sees
+            marks[row, filled:end] = e.marks
+            filled = end
+    return Batch(*(torch.from_numpy(a) for a in (ids, positions, targets, weights, sees, marks)))
 
 
 @torch.no_grad()
@@ -228,22 +269,104 @@ def own_attempts(
     ]
 
 
-def optimizers(model: LlamaForCausalLM, rate: float) -> list[torch.optim.Optimizer]:
-    """Muon for the weight matrices; AdamW for the norms and the embedding, which is the output layer too.
+class Trainee(torch.nn.Module):
+    """A model with, in training only, a head that reads doubts from one of its middle layers."""
+
+    def __init__(self, model: LlamaForCausalLM, doubt: int | None) -> None:
+        super().__init__()
+        self.model = model
+        self.layer = doubt
+        self.doubt = torch.nn.Linear(model.config.hidden_size, 1) if doubt else None
+
+    def forward(self, batch: Batch) -> tuple[torch.Tensor, torch.Tensor | None]:
+        """The loss of every next token, (B, T), and the logit of every token being a mistake, (B, T)."""
+        out = self.model(
+            input_ids=batch.ids,
+            attention_mask=torch.where(batch.sees, 0.0, -1e9),
+            position_ids=batch.positions,
+            use_cache=False,
+            output_hidden_states=self.layer is not None,
+        )
+        losses = torch.nn.functional.cross_entropy(
+            out.logits.float().flatten(0, 1), batch.targets.flatten(), reduction="none"
+        ).view_as(batch.weights)
+        return losses, None if self.doubt is None else self.doubt(out.hidden_states[self.layer]).squeeze(-1).float()
+
+
+def doubt_loss(doubts: torch.Tensor, marks: torch.Tensor) -> torch.Tensor:
+    """The cross-entropy of telling mistakes from what is right, over the marked tokens; a mistake weighs more."""
+    wrong = (marks == 1).float()
+    weights = torch.where(marks < 0, 0.0, 1.0 + (MISTAKE_WEIGHT - 1.0) * wrong)
+    losses = torch.nn.functional.binary_cross_entropy_with_logits(doubts, wrong, reduction="none")
+    return (losses * weights).sum() / weights.sum().clamp(min=1.0)
+
+
+def optimizers(trainee: Trainee, rate: float) -> list[torch.optim.Optimizer]:
+    """Muon for the weight matrices; AdamW for the norms, the doubts and the embedding, which is the output layer too.
 
     A step of AdamW moves a logit by up to rate times width, hence the rate that falls with the width.
     """
-    matrices = [p for n, p in model.named_parameters() if p.ndim == 2 and "embed" not in n]
-    others = [p for n, p in model.named_parameters() if p.ndim != 2 or "embed" in n]
+    matrices = [p for n, p in trainee.model.named_parameters() if p.ndim == 2 and "embed" not in n]
+    taken = {id(p) for p in matrices}
+    others = [p for p in trainee.parameters() if id(p) not in taken]
+    width = trainee.model.config.hidden_size
     return [
         torch.optim.Muon(matrices, lr=rate, weight_decay=0.02, adjust_lr_fn="match_rms_adamw"),
-        torch.optim.AdamW(others, lr=0.4 / model.config.hidden_size, betas=(0.9, 0.95), weight_decay=0.0, fused=True),
+        torch.optim.AdamW(others, lr=0.4 / width, betas=(0.9, 0.95), weight_decay=0.0, fused=True),
     ]
 
 
 def rate_at(part: float) -> float:
     """The share of the full learning rate after `part` of the run: a short warm-up, then a cosine down to 2%."""
     return min(1.0, 0.01 + part / 0.04) * (0.02 + 0.98 * 0.5 * (1 + math.cos(math.pi * part)))
+
+
+@dataclass(slots=True)
+class Meter:
+    """The mean losses since the last line of the log: of all tokens, of the digits of the judge, of the doubts."""
+
+    started: float = field(default_factory=time.time)
+    sums: list[float] = field(default_factory=lambda: [0.0, 0.0, 0.0])
+    count: int = 0
+
+    def add(self, *losses: float) -> None:
+        """Take a step's losses."""
+        self.sums = [a + b for a, b in zip(self.sums, losses, strict=True)]
+        self.count += 1
+
+    def minutes(self) -> float:
+        """How long the run has gone on."""
+        return (time.time() - self.started) / 60
+
+    def line(self, step: int) -> str:
+        """The line of the log, after which the means begin anew."""
+        all_tokens, digits, doubts = (value / self.count for value in self.sums)
+        self.sums, self.count = [0.0, 0.0, 0.0], 0
+        return f"step {step} loss {all_tokens:.4f} judge {digits:.4f} doubt {doubts:.4f} minutes {self.minutes():.1f}"
+
+
+def step_losses(
+    trainee: Callable[[Batch], tuple[torch.Tensor, torch.Tensor | None]], parts: Sequence[Batch], device: str
+) -> tuple[float, float, float]:
+    """Add a step's gradients; the losses of all tokens, of the judge's digits, of the doubts."""
+    weight = float(sum(part.weights.sum() for part in parts))
+    whole, doubted, digits = 0.0, 0.0, []
+    for part in parts:
+        batch = part.to(device)
+        with torch.autocast(device, dtype=torch.bfloat16):
+            losses, doubts = trainee(batch)
+        loss = (losses * batch.weights).sum() / weight
+        doubt = torch.zeros(()) if doubts is None else doubt_loss(doubts, batch.marks) / len(parts)
+        (loss + DOUBT_WEIGHT * doubt).backward()  # type: ignore[no-untyped-call]  # torch leaves it untyped
+        whole += float(loss.detach())
+        doubted += float(doubt.detach())
+        digits += losses.detach()[batch.weights == DIGIT_WEIGHT].tolist()
+    return whole, sum(digits) / max(1, len(digits)), doubted
+
+
+def loaded(peers: list[Path]) -> list[tuple[Item, list[Attempt]]]:
+    """The attempts in these files."""
+    return [entry for peer in peers if peer.exists() for entry in pickle.loads(peer.read_bytes())]
 
 
 def train(size_name: str, out: Path, seed: int, peers: list[Path], steps: int | None, init: Path | None) -> None:
@@ -253,59 +376,45 @@ def train(size_name: str, out: Path, seed: int, peers: list[Path], steps: int | 
     total = steps or size.steps
     device = "cuda" if torch.cuda.is_available() else "cpu"
     tokenizer = build_tokenizer()
-    model = new_model(size, tokenizer).to(device)
+    model = new_model(size, tokenizer)
     if init is not None:
         grow(model, LlamaForCausalLM.from_pretrained(init, dtype=torch.float32))
     print(
         f"{size_name}: {sum(p.numel() for p in model.parameters()):,} parameters, {total} steps on {device}", flush=True
     )
+    model.set_attn_implementation("eager")  # twice as fast as torch's fused attention on these sizes, on a CPU
+    trainee = Trainee(model, size.doubt).to(device)
     curriculum = Curriculum(Random(seed))
+    curriculum.refill(loaded(peers))
     own: list[tuple[Item, list[Attempt]]] = []
     stream = batches(curriculum, Encoder(tokenizer), int(tokenizer.convert_tokens_to_ids(PAD)))
-    compiled = torch.compile(model)
-    tuners = optimizers(model, size.rate)
+    compiled = torch.compile(trainee, dynamic=False)
+    tuners = optimizers(trainee, size.rate)
     schedules = [torch.optim.lr_scheduler.LambdaLR(tuner, lambda step: rate_at(step / total)) for tuner in tuners]
     sample_steps = {int(part * total) for part in SAMPLE_AT}
-    started, running = time.time(), 0.0
+    meter = Meter()
     for step in range(total):
         curriculum.easier = step < size.easy_part * total
         curriculum.solve = size.solve_early if curriculum.easier else size.solve_late
-        batch = next(stream)
-        with torch.autocast(device, dtype=torch.bfloat16):
-            logits = compiled(  # type: ignore[no-untyped-call]  # torch.compile keeps no signature
-                input_ids=batch.ids.to(device),
-                attention_mask=batch.sees.to(device),
-                position_ids=batch.positions.to(device),
-                use_cache=False,
-            ).logits
-        weights = batch.weights.to(device).flatten()
-        losses = torch.nn.functional.cross_entropy(
-            logits.float().flatten(0, 1), batch.targets.to(device).flatten(), reduction="none"
-        )
-        loss = (losses * weights).sum() / weights.sum()
-        loss.backward()  # type: ignore[no-untyped-call]  # torch leaves it untyped
-        torch.nn.utils.clip_grad_norm_(model.parameters(), 1.0)
+        meter.add(*step_losses(compiled, next(stream), device))
+        torch.nn.utils.clip_grad_norm_(trainee.parameters(), 1.0)
         for tuner in tuners:
             tuner.step()
             tuner.zero_grad()
         for schedule in schedules:
             schedule.step()
-        running += float(loss.detach())
         if (step + 1) % 50 == 0:
-            print(f"step {step + 1} loss {running / 50:.4f} minutes {(time.time() - started) / 60:.1f}", flush=True)
-            running = 0.0
+            print(meter.line(step + 1), flush=True)
         if step + 1 in sample_steps:
             fresh = own_attempts(model, tokenizer, Random(f"{seed} {step}"))
             right = [a.right for _, attempts in fresh for a in attempts]
             print(f"sampled {len(right)}: {sum(right) / len(right):.1%} right", flush=True)
             own = [*fresh, *own][: 2 * SAMPLED_ITEMS]
-            curriculum.pool = own + [
-                entry for peer in peers if peer.exists() for entry in pickle.loads(peer.read_bytes())
-            ]
+            curriculum.refill(own + loaded(peers))
             write(model, tokenizer, out, own)
     write(model, tokenizer, out, own)
     (out / "training.json").write_text(
-        json.dumps({"size": size_name, "steps": total, "seed": seed, "minutes": round((time.time() - started) / 60, 1)})
+        json.dumps({"size": size_name, "steps": total, "seed": seed, "minutes": round(meter.minutes(), 1)})
     )
 
 

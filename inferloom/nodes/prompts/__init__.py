@@ -15,7 +15,7 @@ Templates are Jinja in a sandbox. What models and users write reaches them only 
 from __future__ import annotations
 
 import re
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass
 from functools import cache
 from pathlib import Path
@@ -27,10 +27,11 @@ from ruamel.yaml import YAML
 from ruamel.yaml.comments import CommentedMap
 from ruamel.yaml.error import MarkedYAMLError, YAMLError
 
-from inferloom.core.errors import SpecError, UnknownNameError, nearest
+from inferloom.core.errors import SetupError, SpecError, UnknownNameError, nearest
 from inferloom.core.types import Message, Role
+from inferloom.nodes.base import NODES
 
-__all__ = ["VALUES", "PromptPack", "load_pack", "pack_names"]
+__all__ = ["VALUES", "PromptPack", "add_role", "load_pack", "pack_names"]
 
 VALUES: dict[str, frozenset[str]] = {
     "notes": frozenset({"notes"}),
@@ -43,8 +44,11 @@ VALUES: dict[str, frozenset[str]] = {
 }
 """The roles of the built-in nodes and the values that their templates may use, `answer_instruction` besides.
 
-`options` is a list of candidates, each with `letter`, `text` and `critiques`.
+`options` is a list of candidates, each with `letter`, `text` and `critiques`. Other nodes add their own roles beside
+their code: `add_role`.
 """
+_ADDED: dict[str, tuple[tuple[Role, str], ...]] = {}
+"""The general wording of added roles."""
 
 _HERE = Path(__file__).parent
 _SETTINGS = ("extends", "options", "answer_instruction")
@@ -83,6 +87,32 @@ class PromptPack:
             raise SpecError(f"role `{role}` of prompt pack `{self.name}` cannot be rendered: {error}") from error
 
 
+def add_role(name: str, values: Iterable[str], *, user: str, system: str | None = None) -> str:
+    """Add a role with its wording for general chat models; called where a node's module is imported.
+
+    Args:
+        name: The role.
+        values: What its templates may use, `answer_instruction` besides.
+        user: The template of the user's turn.
+        system: The template of the system message.
+
+    Returns:
+        The name.
+
+    Raises:
+        SetupError: The role is there already, with another wording.
+    """
+    turns: tuple[tuple[Role, str], ...] = (("user", user),)
+    if system is not None:
+        turns = (("system", system), *turns)
+    if name in VALUES and _ADDED.get(name) != turns:
+        raise SetupError(f"prompt role `{name}` is defined twice; names must differ")
+    VALUES[name] = frozenset(values)
+    _ADDED[name] = turns
+    _built_in.cache_clear()
+    return name
+
+
 def pack_names() -> list[str]:
     """The packs that come along."""
     return sorted(path.stem for path in _HERE.glob("*.yaml"))
@@ -105,11 +135,15 @@ def load_pack(name_or_path: str | Path) -> PromptPack:
 
 @cache
 def _built_in(name: str) -> PromptPack:
+    NODES.names()  # their modules add roles
     return _read(_HERE / f"{name}.yaml", base=None)
 
 
 def _read(path: Path, base: str | None) -> PromptPack:
-    """Parse a pack; roles it leaves out come from the pack it extends, `base` where it names none."""
+    """Parse a pack; roles it leaves out come from the pack it extends, `base` where it names none.
+
+    A built-in pack that extends none lacks the roles it leaves out: its models were not taught them.
+    """
     document = _parse(path)
     for key in document:
         if not isinstance(key, str):
@@ -130,6 +164,10 @@ def _read(path: Path, base: str | None) -> PromptPack:
         where = _place(path, document, "answer_instruction")
         raise SpecError(f"answer_instruction is `{instruction}`; must be a text", where=where)
     own = {role: _turns(path, document, role) for role in document if role not in _SETTINGS}
+    if path == _HERE / "general.yaml":
+        for role, turns in _ADDED.items():
+            compiled = tuple((turn, _compile(text, role, f"role `{role}`")) for turn, text in turns)
+            own.setdefault(role, compiled)
     return PromptPack(path.stem, options, instruction, {**(parent.roles if parent else {}), **own})
 
 

@@ -40,6 +40,8 @@ class Family(ABC):
     levels: int
     """How many levels of difficulty there are; level 1 is the easiest."""
     needs_notes: bool = False
+    one_way: bool = True
+    """Whether there is one right way to write a solution, so that its first other character is the mistake."""
 
     @abstractmethod
     def make(self, rng: Random, level: int) -> Item:

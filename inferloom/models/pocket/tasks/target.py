@@ -29,6 +29,7 @@ class Target(Family):
 
     name = "target"
     levels = 6
+    one_way = False
     _shape = {1: (2, 9), 2: (3, 5), 3: (3, 9), 4: (3, 15), 5: (4, 5), 6: (4, 9)}
 
     def make(self, rng: Random, level: int) -> Item:
