@@ -12,9 +12,9 @@ import pytest
 from inferloom.core.errors import DataError, UnknownNameError
 from inferloom.core.types import Completion, TokenLogprob
 from inferloom.models.pocket.asking import ask, check, combine, digit_score, is_right, rank, revise, score, solve
-from inferloom.models.pocket.jobs import Curriculum, attempt_of, check_report
+from inferloom.models.pocket.jobs import Curriculum, attempt_of, check_report, marks_of
 from inferloom.models.pocket.measure import tables, write_card
-from inferloom.models.pocket.measuring import Share, attempts, auc, measure
+from inferloom.models.pocket.measuring import Case, Replies, Share, attempts, auc, measure
 from inferloom.models.pocket.suite import SUITE_LEVELS, parse_name, pocket_items, stream_items
 from inferloom.models.pocket.tasks import FAMILIES, Item
 from inferloom.models.scripted import ScriptedBackend
@@ -123,10 +123,11 @@ class TestMeasuring:
     async def test_a_model_that_knows_everything_scores_full_marks(self, tmp_path: Path) -> None:
         items = pocket_items(["sum", "code"], {"sum": (2,), "code": (1,)}, 12, 0)
         backend = _oracle(items)
-        report, _ = await measure(backend, "small", items, await _half_right(items))
+        report, _, _ = await measure(backend, "small", items, await _half_right(items))
         assert report.one_try["all"] == Share(1.0, 0.0, 12)
         assert report.any_try["code"].value == 1.0
-        assert report.answer_auc["small's"]["all"] == 1.0
+        assert report.answer_auc["small's"]["all"] == report.within_auc["small's"]["sum"] == 1.0
+        assert report.choices["the best by the judge"]["all"] == Share(1.0, 0.0, 12)
         assert report.jobs["check: whole report right"].value == 1.0
         assert report.jobs["revise: after"].value == 1.0
         assert report.jobs["code: bare"].value == 0.0
@@ -140,15 +141,14 @@ class TestMeasuring:
         assert card.read_text().count("| small |") == text.count("| small |")
 
 
-async def _half_right(items: list[Item]) -> list:  # type: ignore[type-arg]  # cases, as `attempts` makes them
+async def _half_right(items: list[Item]) -> tuple[list[Case], list[Replies]]:
     by_question = {item.question: item for item in items}
 
     def reply(request, seed):  # type: ignore[no-untyped-def]  # a script
         item = by_question[request.messages[-1].content]
         return item.solution if seed % 2 else "A: -1"
 
-    cases, _ = await attempts(ScriptedBackend(reply), items, 16, "half")
-    return cases
+    return await attempts(ScriptedBackend(reply), items, 16, "half")
 
 
 def _oracle(items: list[Item]) -> ScriptedBackend:
@@ -215,3 +215,23 @@ async def test_two_models_asked_at_once_are_both_loaded() -> None:
     assert all(answer[0].text for answer in answers)
     for backend in backends:
         await backend.aclose()
+
+
+def test_a_mistake_is_marked_at_its_first_wrong_character() -> None:
+    [item] = pocket_items(["sum"], [2], 1, 0)
+    wrong = item.solution.replace("=", "=9", 1)
+    marks = marks_of(item, attempt_of(item, wrong), turn=1, start=10)
+    assert [mark.at for mark in marks] == list(range(10, 10 + item.solution.index("=") + 2))
+    assert [mark.right for mark in marks] == [True] * (len(marks) - 1) + [False]
+    cut = item.solution[:-1]
+    assert marks_of(item, attempt_of(item, cut), turn=1)[-1].at == len(cut), "an end that comes too early"
+    assert all(mark.right for mark in marks_of(item, attempt_of(item, item.solution), turn=1))
+
+
+def test_where_many_solutions_are_right_only_lines_are_marked() -> None:
+    [item] = pocket_items(["target"], [2], 1, 0)
+    lines = item.solution.split("\n")
+    marks = marks_of(item, attempt_of(item, "\n".join((*lines[:-1], "A: 1"))), turn=1)
+    ends = [len("\n".join(lines[:index])) for index in range(1, len(lines))]
+    assert [mark.at for mark in marks[:-1]] == ends
+    assert [mark.right for mark in marks] == [True] * len(ends) + [False]

@@ -19,7 +19,7 @@ from pathlib import Path
 
 from inferloom.core.errors import SetupError
 from inferloom.models.pocket.asking import ask, is_right, solve
-from inferloom.models.pocket.measuring import TRIES, Case, Report, Share, measure
+from inferloom.models.pocket.measuring import TRIES, Case, Replies, Report, Share, measure
 from inferloom.models.pocket.suite import SUITE_LEVELS, pocket_items
 from inferloom.models.pocket.tasks import FAMILIES
 from inferloom.models.spec import ModelSpec
@@ -63,13 +63,13 @@ async def measure_all(sizes: Sequence[str], weights: dict[str, str], count: int,
     """Measure each size over the same items; every size also judges the small one's attempts."""
     items = pocket_items("pocket", SUITE_LEVELS, count, seed)
     reports: list[Report] = []
-    others: list[Case] = []
+    others: tuple[list[Case], list[Replies]] = ([], [])
     for size in sorted(sizes, key=POCKET_SIZES.index):
         backend = open_size(size, weights)
-        report, cases = await measure(backend, size, items, others)
+        report, cases, replies = await measure(backend, size, items, others)
         await backend.aclose()
         if size == "small":
-            others = cases
+            others = cases, replies
         reports.append(report)
         show(f"{size} done: {report.answers_per_minute:.0f} answers a minute")
     return reports
@@ -87,8 +87,12 @@ def tables(reports: Sequence[Report], command: str) -> str:
     parts = [f"Measured {today} by `{command}`; the half-width of the 95% interval stands behind each share."]
     for title, cell in shares.items():
         parts.append(f"### {title}\n\n" + _table(reports, families, cell))
+    for way in reports[0].choices:
+        rows = _table(reports, families, partial(_chosen, way))
+        parts.append(f"### One of {TRIES} tries, {way} (%)\n\n{rows}")
     judges: dict[str, Callable[[Report], dict[str, dict[str, float]]]] = {
         "Answer judge": lambda report: report.answer_auc,
+        "Answer judge within an item": lambda report: report.within_auc,
         "Step judge": lambda report: report.step_auc,
     }
     for title, curves in judges.items():
@@ -114,6 +118,10 @@ def _table(reports: Sequence[Report], rows: Sequence[str], cell: Callable[[Repor
 
 def _percent(share: Share) -> str:
     return "-" if math.isnan(share.value) else f"{100 * share.value:.1f} ± {100 * share.margin:.1f}"
+
+
+def _chosen(way: str, report: Report, family: str) -> str:
+    return _percent(report.choices[way][family])
 
 
 def _area(cells: dict[int, dict[str, float]], report: Report, family: str) -> str:

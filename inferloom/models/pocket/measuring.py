@@ -5,21 +5,24 @@ from __future__ import annotations
 import asyncio
 import math
 import time
+from collections import defaultdict
 from collections.abc import Iterable, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from random import Random
 
 import numpy as np
 
 from inferloom.core.protocols import Backend
+from inferloom.core.types import Completion
 from inferloom.models.pocket.asking import ask, check, combine, digit_score, is_right, rank, revise, score, solve
 from inferloom.models.pocket.jobs import OPTION_LETTERS, Attempt, attempt_of, check_report
-from inferloom.models.pocket.tasks import FAMILIES, Item
+from inferloom.models.pocket.tasks import FAMILIES, Item, final_answer
 from inferloom.models.pocket.tasks.conventions import Code, Operator
 
+Replies = list[Completion]
 TRIES = 16
-_JUDGED = 4
-"""Attempts at each item that the judging jobs see."""
+_SHOWN = 4
+"""Attempts at each item that are combined, and whose steps are judged."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -59,6 +62,10 @@ class Report:
     tokens: dict[str, float] = field(default_factory=dict)
     answer_auc: dict[str, dict[str, float]] = field(default_factory=dict)
     """Whose attempts -> family -> area under the curve of the answer judge."""
+    within_auc: dict[str, dict[str, float]] = field(default_factory=dict)
+    """The same within an item, mean over the items with right and wrong attempts: what choosing among them rests on."""
+    choices: dict[str, dict[str, Share]] = field(default_factory=dict)
+    """Way to choose one of the tries -> family -> share of right choices."""
     step_auc: dict[str, dict[str, float]] = field(default_factory=dict)
     jobs: dict[str, Share] = field(default_factory=dict)
     """Rank, check, and for revise, combine, notes and examples the accuracy before and after."""
@@ -78,54 +85,119 @@ def auc(scores: Sequence[float], right: Sequence[bool]) -> float:
     return float((ranks[labels].sum() - positive * (positive + 1) / 2) / (positive * negative))
 
 
-async def attempts(backend: Backend, items: Sequence[Item], tries: int, salt: str) -> tuple[list[Case], list[float]]:
-    """A model's attempts at items, and the mean number of tokens of each item's."""
-    replies = await ask(backend, [solve(item) for item in items], tries, salt)
+@dataclass(frozen=True, slots=True)
+class Judged:
+    """A case with what is known of each attempt: the judge's score, and the mean log-probability of its tokens."""
+
+    case: Case
+    scores: tuple[float, ...]
+    logprobs: tuple[float, ...]
+
+
+async def attempts(backend: Backend, items: Sequence[Item], tries: int, salt: str) -> tuple[list[Case], list[Replies]]:
+    """A model's attempts at items, and the completions they are read from."""
+    requests = [replace(solve(item), logprobs=0) for item in items]
+    replies = await ask(backend, requests, tries, salt)
     cases = [
         Case(item, tuple(attempt_of(item, one.text) for one in reply))
         for item, reply in zip(items, replies, strict=True)
     ]
-    return cases, [sum(one.completion_tokens for one in reply) / len(reply) for reply in replies]
+    return cases, replies
+
+
+async def judged(backend: Backend, cases: Sequence[Case], replies: Sequence[Replies]) -> list[Judged]:
+    """Every attempt judged as an answer, equal ones once."""
+    asked = {(i, a.text): score(case.item, a.text) for i, case in enumerate(cases) for a in case.attempts if a.text}
+    answers = await ask(backend, list(asked.values()))
+    scores = {key: digit_score(answer[0]) for key, answer in zip(asked, answers, strict=True)}
+    return [
+        Judged(
+            case,
+            tuple(scores.get((i, attempt.text), 0.0) for attempt in case.attempts),
+            tuple(one.mean_logprob or 0.0 for one in reply),
+        )
+        for i, (case, reply) in enumerate(zip(cases, replies, strict=True))
+    ]
 
 
 async def measure(
-    backend: Backend, size: str, items: Sequence[Item], others: Sequence[Case]
-) -> tuple[Report, list[Case]]:
+    backend: Backend, size: str, items: Sequence[Item], others: tuple[Sequence[Case], Sequence[Replies]]
+) -> tuple[Report, list[Case], list[Replies]]:
     """Measure every job of one model.
 
     Args:
         backend: The model.
         size: Its name.
         items: The suite.
-        others: Another model's attempts, to be judged too; may be empty.
+        others: Another model's attempts with their completions, to be judged too; may be empty.
 
     Returns:
-        The report, and the model's own attempts.
+        The report, and the model's own attempts with their completions.
     """
     report = Report(size)
-    cases, tokens = await attempts(backend, items, TRIES, "solve")
+    cases, replies = await attempts(backend, items, TRIES, "solve")
+    tokens = [sum(one.completion_tokens for one in reply) / len(reply) for reply in replies]
     for name in ("all", *dict.fromkeys(item.family for item in items)):
         chosen = [i for i, item in enumerate(items) if name in ("all", item.family)]
         report.one_try[name] = Share.of(sum(a.right for a in cases[i].attempts) / TRIES for i in chosen)
         report.any_try[name] = Share.of(float(any(a.right for a in cases[i].attempts)) for i in chosen)
         report.tokens[name] = sum(tokens[i] for i in chosen) / len(chosen)
-    for whose, judged in (("own", cases), ("small's", list(others))):
-        if judged:
-            report.answer_auc[whose] = await _answer_auc(backend, judged)
-            report.step_auc[whose] = await _step_auc(backend, judged)
+    for whose, (theirs, written) in (("own", (cases, replies)), ("small's", others)):
+        if theirs:
+            known = await judged(backend, theirs, written)
+            report.answer_auc[whose] = _answer_auc(known)
+            report.within_auc[whose] = _within_auc(known)
+            report.step_auc[whose] = await _step_auc(backend, theirs)
+            if whose == "own":
+                report.choices = _choices(known)
     await _ranking(backend, cases, report)
     await _checking(backend, cases, report)
     await _combining(backend, cases, report)
     await _notes(backend, items, report)
     report.answers_per_minute = await speed(backend, items)
-    return report, cases
+    return report, cases, replies
 
 
-async def _answer_auc(backend: Backend, cases: Sequence[Case]) -> dict[str, float]:
-    pairs = [(case.item, attempt) for case in cases for attempt in case.attempts[:_JUDGED] if attempt.text]
-    replies = await ask(backend, [score(item, attempt.text) for item, attempt in pairs])
-    scores = [digit_score(reply[0]) for reply in replies]
-    return _by_family([item.family for item, _ in pairs], scores, [attempt.right for _, attempt in pairs])
+def _answer_auc(known: Sequence[Judged]) -> dict[str, float]:
+    """Over all attempts at once."""
+    families = [one.case.item.family for one in known for _ in one.scores]
+    right = [attempt.right for one in known for attempt in one.case.attempts]
+    return _by_family(families, [value for one in known for value in one.scores], right)
+
+
+def _within_auc(known: Sequence[Judged]) -> dict[str, float]:
+    """Item by item."""
+    areas: dict[str, list[float]] = defaultdict(list)
+    for one in known:
+        area = auc(one.scores, [attempt.right for attempt in one.case.attempts])
+        if not math.isnan(area):
+            areas["all"].append(area)
+            areas[one.case.item.family].append(area)
+    return {family: sum(values) / len(values) for family, values in areas.items()}
+
+
+def _choices(known: Sequence[Judged]) -> dict[str, dict[str, Share]]:
+    """How often each way to choose one of the tries chooses a right one."""
+    right: dict[tuple[str, str], list[float]] = defaultdict(list)
+    for one in known:
+        answers = [final_answer(attempt.text) for attempt in one.case.attempts]
+        votes, weighted = defaultdict[str | None, float](float), defaultdict[str | None, float](float)
+        for answer, value in zip(answers, one.scores, strict=True):
+            votes[answer] += 1
+            weighted[answer] += value
+        chosen = {
+            "the most frequent answer": answers.index(max(votes, key=lambda answer: votes[answer])),
+            "the answer with the most judged weight": answers.index(max(weighted, key=lambda answer: weighted[answer])),
+            "the best by the judge": max(range(len(answers)), key=lambda i: one.scores[i]),
+            "the likeliest by its tokens": max(range(len(answers)), key=lambda i: one.logprobs[i]),
+        }
+        for way, place in chosen.items():
+            for family in ("all", one.case.item.family):
+                right[way, family].append(float(one.case.attempts[place].right))
+    result: dict[str, dict[str, Share]] = defaultdict(dict)
+    for (way, family), values in right.items():
+        result[way][family] = Share.of(values)
+    return dict(result)
 
 
 async def _step_auc(backend: Backend, cases: Sequence[Case]) -> dict[str, float]:
@@ -133,7 +205,7 @@ async def _step_auc(backend: Backend, cases: Sequence[Case]) -> dict[str, float]
     rng = Random("steps")
     parts: list[tuple[Item, str, bool]] = []
     for case in cases:
-        for attempt in case.attempts[:_JUDGED]:
+        for attempt in case.attempts[:_SHOWN]:
             lines = attempt.text.split("\n")
             if len(lines) > 1:
                 cut = rng.randrange(len(lines) - 1)
@@ -195,7 +267,7 @@ async def _checking(backend: Backend, cases: Sequence[Case], report: Report) -> 
 
 
 async def _combining(backend: Backend, cases: Sequence[Case], report: Report) -> None:
-    shown = [case.attempts[:_JUDGED] for case in cases]
+    shown = [case.attempts[:_SHOWN] for case in cases]
     replies = await ask(
         backend,
         [combine(case.item, [a.text for a in some]) for case, some in zip(cases, shown, strict=True)],
@@ -220,7 +292,7 @@ async def _notes(backend: Backend, items: Sequence[Item], report: Report) -> Non
             "with solved examples": [solve(item, notes=False, examples=_examples(item, rng)) for item in own],
         }
         for form, requests in forms.items():
-            replies = await ask(backend, requests, _JUDGED, f"notes {form}")
+            replies = await ask(backend, requests, _SHOWN, f"notes {form}")
             report.jobs[f"{name}: {form}"] = Share.of(
                 sum(is_right(item, one.text) for one in reply) / len(reply)
                 for item, reply in zip(own, replies, strict=True)
