@@ -3,7 +3,8 @@
 A chain of nodes that draw one completion each from a model that answers at once (a sample, then fusions of it); bank
 on, every row written to a SQLite file. Beside it a LangGraph graph with as many async nodes that write one text. CPU
 seconds of the whole process, writer thread included, measured in turns within one run, so that the ratio holds whatever
-else the machine does. Concurrent runs share commits, as they do in a search.
+else the machine does. Concurrent runs share commits, as they do in a search. Every run draws from a fresh stream, as
+`inferloom run` does: its completions are written to the bank, which need not be searched for them.
 """
 
 from __future__ import annotations

@@ -163,6 +163,7 @@ class RunClient:
         budget: What the run may cost, nominally.
         before: For each node path, the paths of the nodes that come before it (for the prefix model).
         lanes: For each node path, how many parallel twins come before it.
+        fresh: Whether the stream is new with this run, so that the bank holds nothing of it and need not be asked.
     """
 
     def __init__(
@@ -175,11 +176,13 @@ class RunClient:
         budget: Budget | None = None,
         before: Mapping[str, frozenset[str]] | None = None,
         lanes: Mapping[str, int] | None = None,
+        fresh: bool = False,
     ) -> None:
         self.gateway = gateway
         self.models = models
         self.run = run
         self.stream = stream
+        self.fresh = fresh
         self.purse = Purse(budget or Budget())
         self.nominal: dict[str, Usage] = defaultdict(Usage)
         self.billed: dict[str, Usage] = defaultdict(Usage)
@@ -256,7 +259,7 @@ class RunClient:
     async def _draw(self, asked: _Asked) -> list[Completion]:
         """The completions of a request: from the bank, from calls in flight, and from calls of its own."""
         store = self.gateway.store
-        found = await store.banked(asked.address, asked.indices)
+        found = {} if self.fresh else await store.banked(asked.address, asked.indices)
         if asked.on_token is not None:
             for position, index in enumerate(asked.indices):
                 if index in found:

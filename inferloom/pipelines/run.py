@@ -270,7 +270,7 @@ class Pipeline:
             StorageError: The database takes no writes.
         """
         messages = (Message("user", question),) if isinstance(question, str) else tuple(question)
-        run_id, stream = uuid.uuid4().hex, stream or uuid.uuid4().hex
+        fresh, run_id, stream = stream is None, uuid.uuid4().hex, stream or uuid.uuid4().hex
         client = RunClient(
             self.gateway,
             self._models,
@@ -279,6 +279,7 @@ class Pipeline:
             budget=budget or self.spec.budget,
             before=self._compiled.ancestors,
             lanes=self._compiled.lanes,
+            fresh=fresh,
         )
         run = _Run(id=run_id, stream=stream, client=client, prompts=self._prompts, oracle=oracle, events=events)
         asked = messages[-1].content if messages else ""
