@@ -18,7 +18,7 @@ from inferloom.models.pocket.tasks.conventions import Code, Operator
 SCORE, CHECK, REVISE, RANK, COMBINE = "score", "check", "revise", "rank", "combine"
 OPTION_LETTERS = "ABCDEFGH"
 RIGHT_DIGIT, WRONG_DIGIT = "9", "0"
-DIGIT_WEIGHT = 4.0
+DIGIT_WEIGHT = 8.0
 """The weight of a judge's digit in the loss."""
 
 
@@ -137,13 +137,15 @@ class Curriculum:
     """Draws training documents; `pool` holds items with attempts by real models, refreshed as training goes on.
 
     A small model learns little from what is beyond it: `easier` draws the lower of two levels, and `solve` is the share
-    of documents that only solve.
+    of documents that only solve. `damaged` is the share of judged solutions that are damaged on purpose: a mistake in
+    what the model knows well teaches it to look for mistakes; its own, made where it does not know, hardly do.
     """
 
     rng: Random
     pool: list[tuple[Item, list[Attempt]]] = field(default_factory=list)
     easier: bool = False
     solve: float = 0.56
+    damaged: float = 0.4
     share: dict[str, float] = field(default_factory=lambda: dict.fromkeys(FAMILIES, 1.0))
     """How often each family is drawn, up to a factor."""
 
@@ -164,12 +166,12 @@ class Curriculum:
         )
         return self.rng.choices([m for _, m in makers], [w for w, _ in makers])[0]()
 
-    def item(self) -> Item:
+    def item(self, easier: bool = False) -> Item:
         """A fresh item of any family and level."""
         family = FAMILIES[self.rng.choices(list(self.share), list(self.share.values()))[0]]
         hardest = family.levels if self.rng.random() < 0.6 else min(family.levels, 5)
         level = self.rng.randint(1, hardest)
-        return family.make(self.rng, min(level, self.rng.randint(1, hardest)) if self.easier else level)
+        return family.make(self.rng, min(level, self.rng.randint(1, hardest)) if self.easier or easier else level)
 
     def opening(self, item: Item) -> tuple[Turn, ...]:
         """What stands in front of an answer: perhaps notes, perhaps solved examples, then the question."""
@@ -223,14 +225,14 @@ class Curriculum:
         return item, attempts
 
     def _some_attempt(self) -> tuple[Item, Attempt]:
-        """Mostly an attempt by a model, about as often wrong as right; otherwise a damaged solution."""
-        if self.pool and self.rng.random() < 0.85:
+        """An attempt by a model or a damaged solution, about as often right as wrong."""
+        wanted = self.rng.random() < 0.45
+        if self.pool and self.rng.random() >= self.damaged:
             item, attempts = self._pooled()
-            wanted = self.rng.random() < 0.45
             fitting = [a for a in attempts if a.right == wanted]
             return item, self.rng.choice(fitting or attempts)
-        item = self.item()
-        return item, attempt_of(item, item.solution) if self.rng.random() < 0.3 else corrupt(item, self.rng)
+        item = self.item(easier=True)
+        return item, attempt_of(item, item.solution) if wanted else corrupt(item, self.rng)
 
     def _judge(self) -> Document:
         """An attempt with judgements of its steps, its answer and its first mistake, and perhaps its revision."""
@@ -238,7 +240,7 @@ class Curriculum:
         lines = attempt.text.split("\n")
         branches = [self._score_branch(attempt.text, len(lines) - 1, attempt.right)]
         first_wrong = next((i for i, fine in enumerate(attempt.verdicts) if not fine), len(lines) - 1)
-        cuts = {min(first_wrong, len(lines) - 2), *(self.rng.randrange(len(lines)) for _ in range(2))}
+        cuts = {min(first_wrong, len(lines) - 2), *(self.rng.randrange(len(lines)) for _ in range(3))}
         branches += [
             self._score_branch(attempt.text, cut, attempt.verdicts[cut])
             for cut in sorted(cuts)
@@ -263,10 +265,10 @@ class Curriculum:
     def _several(self, most: int) -> tuple[Item, list[Attempt]]:
         """An item with two to `most` attempts."""
         count = self.rng.randint(2, most)
-        if self.pool and self.rng.random() < 0.85:
+        if self.pool and self.rng.random() >= self.damaged:
             item, attempts = self._pooled()
             return item, self.rng.sample(attempts, min(count, len(attempts)))
-        item = self.item()
+        item = self.item(easier=True)
         right = attempt_of(item, item.solution)
         return item, [right if self.rng.random() < 0.4 else corrupt(item, self.rng) for _ in range(count)]
 

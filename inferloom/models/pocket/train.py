@@ -23,7 +23,16 @@ import torch
 from numpy.typing import NDArray
 from transformers import LlamaConfig, LlamaForCausalLM
 
-from inferloom.models.pocket.jobs import DIGIT_WEIGHT, Attempt, Curriculum, Document, Turn, attempt_of
+from inferloom.models.pocket.jobs import (
+    DIGIT_WEIGHT,
+    RIGHT_DIGIT,
+    WRONG_DIGIT,
+    Attempt,
+    Curriculum,
+    Document,
+    Turn,
+    attempt_of,
+)
 from inferloom.models.pocket.tasks import Item
 from inferloom.models.pocket.tokenizer import END, PAD, ROLES, build_tokenizer
 
@@ -61,6 +70,8 @@ SIZES = {
         hidden=96, layers=8, steps=8000, rate=1.2e-2, easy_part=0.2, solve_early=0.7, solve_late=0.35, doubt=7
     ),
 }
+DAMAGED = (0.8, 0.25)
+"""The share of damaged solutions among the judged ones, from the beginning to the end of the run."""
 DOUBT_WEIGHT, MISTAKE_WEIGHT = 0.5, 8.0
 """The weight of the doubt head's loss beside the language model's, and of a mistake in it: few characters are one."""
 
@@ -346,11 +357,14 @@ class Meter:
 
 
 def step_losses(
-    trainee: Callable[[Batch], tuple[torch.Tensor, torch.Tensor | None]], parts: Sequence[Batch], device: str
+    trainee: Callable[[Batch], tuple[torch.Tensor, torch.Tensor | None]],
+    parts: Sequence[Batch],
+    device: str,
+    digits: torch.Tensor,
 ) -> tuple[float, float, float]:
     """Add a step's gradients; the losses of all tokens, of the judge's digits, of the doubts."""
     weight = float(sum(part.weights.sum() for part in parts))
-    whole, doubted, digits = 0.0, 0.0, []
+    whole, doubted, judged = 0.0, 0.0, list[float]()
     for part in parts:
         batch = part.to(device)
         with torch.autocast(device, dtype=torch.bfloat16):
@@ -360,8 +374,9 @@ def step_losses(
         (loss + DOUBT_WEIGHT * doubt).backward()  # type: ignore[no-untyped-call]  # torch leaves it untyped
         whole += float(loss.detach())
         doubted += float(doubt.detach())
-        digits += losses.detach()[batch.weights == DIGIT_WEIGHT].tolist()
-    return whole, sum(digits) / max(1, len(digits)), doubted
+        asked = (batch.weights == DIGIT_WEIGHT) & torch.isin(batch.targets, digits)
+        judged += losses.detach()[asked].tolist()
+    return whole, sum(judged) / max(1, len(judged)), doubted
 
 
 def loaded(peers: list[Path]) -> list[tuple[Item, list[Attempt]]]:
@@ -388,6 +403,7 @@ def train(size_name: str, out: Path, seed: int, peers: list[Path], steps: int | 
     curriculum.refill(loaded(peers))
     own: list[tuple[Item, list[Attempt]]] = []
     stream = batches(curriculum, Encoder(tokenizer), int(tokenizer.convert_tokens_to_ids(PAD)))
+    digits = torch.tensor(tokenizer.convert_tokens_to_ids([RIGHT_DIGIT, WRONG_DIGIT]), device=device)
     compiled = torch.compile(trainee, dynamic=False)
     tuners = optimizers(trainee, size.rate)
     schedules = [torch.optim.lr_scheduler.LambdaLR(tuner, lambda step: rate_at(step / total)) for tuner in tuners]
@@ -395,8 +411,9 @@ def train(size_name: str, out: Path, seed: int, peers: list[Path], steps: int | 
     meter = Meter()
     for step in range(total):
         curriculum.easier = step < size.easy_part * total
+        curriculum.damaged = DAMAGED[0] + (DAMAGED[1] - DAMAGED[0]) * step / total
         curriculum.solve = size.solve_early if curriculum.easier else size.solve_late
-        meter.add(*step_losses(compiled, next(stream), device))
+        meter.add(*step_losses(compiled, next(stream), device, digits))
         torch.nn.utils.clip_grad_norm_(trainee.parameters(), 1.0)
         for tuner in tuners:
             tuner.step()
