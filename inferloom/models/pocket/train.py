@@ -39,7 +39,7 @@ from inferloom.models.pocket.tokenizer import END, PAD, ROLES, build_tokenizer
 if TYPE_CHECKING:
     from transformers import PreTrainedTokenizerFast
 
-SHAPES = ((480, 5), (240, 22))
+SHAPES = ((480, 2), (240, 10))
 """The packed rows of a step: tokens in a row, and how many such rows; attention over short rows is cheaper."""
 SAMPLE_AT = (0.1, 0.4, 0.65, 0.85)
 """The parts of the run after which the model's own attempts are drawn anew."""
@@ -72,8 +72,8 @@ SIZES = {
 }
 DAMAGED = (0.8, 0.25)
 """The share of damaged solutions among the judged ones, from the beginning to the end of the run."""
-DOUBT_WEIGHT, MISTAKE_WEIGHT = 0.5, 8.0
-"""The weight of the doubt head's loss beside the language model's, and of a mistake in it: few characters are one."""
+DOUBT_WEIGHT, MEMORY_WEIGHT, MISTAKE_WEIGHT = 1.0, 0.1, 8.0
+"""The weights of the heads beside the language model, of the memory in them, of a mistake beside what is right."""
 
 
 def new_model(size: Size, tokenizer: PreTrainedTokenizerFast) -> LlamaForCausalLM:
@@ -281,16 +281,23 @@ def own_attempts(
 
 
 class Trainee(torch.nn.Module):
-    """A model with, in training only, a head that reads doubts from one of its middle layers."""
+    """A model with two heads that only training has, on two of its upper layers.
+
+    The layer `doubt` must tell of every token whether it is a mistake. To compare a token with what was expected in its
+    place, a layer must still know the token, which the layers that predict the next one forget (a linear probe found it
+    again in six of ten cases): so the layer before must tell which token it stands at.
+    """
 
     def __init__(self, model: LlamaForCausalLM, doubt: int | None) -> None:
         super().__init__()
         self.model = model
         self.layer = doubt
-        self.doubt = torch.nn.Linear(model.config.hidden_size, 1) if doubt else None
+        width = model.config.hidden_size
+        self.doubt = torch.nn.Linear(width, 1) if doubt else None
+        self.memory = torch.nn.Linear(width, model.config.vocab_size) if doubt else None
 
-    def forward(self, batch: Batch) -> tuple[torch.Tensor, torch.Tensor | None]:
-        """The loss of every next token, (B, T), and the logit of every token being a mistake, (B, T)."""
+    def forward(self, batch: Batch) -> tuple[torch.Tensor, torch.Tensor]:
+        """The loss of every next token, (B, T), and the sum of the two heads' losses, over the marked tokens."""
         out = self.model(
             input_ids=batch.ids,
             attention_mask=torch.where(batch.sees, 0.0, -1e9),
@@ -301,7 +308,14 @@ class Trainee(torch.nn.Module):
         losses = torch.nn.functional.cross_entropy(
             out.logits.float().flatten(0, 1), batch.targets.flatten(), reduction="none"
         ).view_as(batch.weights)
-        return losses, None if self.doubt is None else self.doubt(out.hidden_states[self.layer]).squeeze(-1).float()
+        if self.layer is None or self.doubt is None or self.memory is None:
+            return losses, losses.new_zeros(())
+        doubts = self.doubt(out.hidden_states[self.layer]).squeeze(-1).float()
+        tokens = self.memory(out.hidden_states[self.layer - 1]).float()
+        known = torch.nn.functional.cross_entropy(tokens.flatten(0, 1), batch.ids.flatten(), reduction="none")
+        marked = (batch.marks >= 0).float()
+        remembered = (known.view_as(marked) * marked).sum() / marked.sum().clamp(min=1.0)
+        return losses, doubt_loss(doubts, batch.marks) + MEMORY_WEIGHT * remembered
 
 
 def doubt_loss(doubts: torch.Tensor, marks: torch.Tensor) -> torch.Tensor:
@@ -334,7 +348,7 @@ def rate_at(part: float) -> float:
 
 @dataclass(slots=True)
 class Meter:
-    """The mean losses since the last line of the log: of all tokens, of the digits of the judge, of the doubts."""
+    """The mean losses since the last line of the log: of all tokens, of the digits of the judge, of the heads."""
 
     started: float = field(default_factory=time.time)
     sums: list[float] = field(default_factory=lambda: [0.0, 0.0, 0.0])
@@ -351,29 +365,28 @@ class Meter:
 
     def line(self, step: int) -> str:
         """The line of the log, after which the means begin anew."""
-        all_tokens, digits, doubts = (value / self.count for value in self.sums)
+        all_tokens, digits, heads = (value / self.count for value in self.sums)
         self.sums, self.count = [0.0, 0.0, 0.0], 0
-        return f"step {step} loss {all_tokens:.4f} judge {digits:.4f} doubt {doubts:.4f} minutes {self.minutes():.1f}"
+        return f"step {step} loss {all_tokens:.4f} judge {digits:.4f} heads {heads:.4f} minutes {self.minutes():.1f}"
 
 
 def step_losses(
-    trainee: Callable[[Batch], tuple[torch.Tensor, torch.Tensor | None]],
+    trainee: Callable[[Batch], tuple[torch.Tensor, torch.Tensor]],
     parts: Sequence[Batch],
     device: str,
     digits: torch.Tensor,
 ) -> tuple[float, float, float]:
-    """Add a step's gradients; the losses of all tokens, of the judge's digits, of the doubts."""
+    """Add a step's gradients; the losses of all tokens, of the judge's digits, of the heads."""
     weight = float(sum(part.weights.sum() for part in parts))
     whole, doubted, judged = 0.0, 0.0, list[float]()
     for part in parts:
         batch = part.to(device)
         with torch.autocast(device, dtype=torch.bfloat16):
-            losses, doubts = trainee(batch)
+            losses, heads = trainee(batch)
         loss = (losses * batch.weights).sum() / weight
-        doubt = torch.zeros(()) if doubts is None else doubt_loss(doubts, batch.marks) / len(parts)
-        (loss + DOUBT_WEIGHT * doubt).backward()  # type: ignore[no-untyped-call]  # torch leaves it untyped
+        (loss + DOUBT_WEIGHT * heads / len(parts)).backward()  # type: ignore[no-untyped-call]  # torch leaves it untyped
         whole += float(loss.detach())
-        doubted += float(doubt.detach())
+        doubted += float(heads.detach()) / len(parts)
         asked = (batch.weights == DIGIT_WEIGHT) & torch.isin(batch.targets, digits)
         judged += losses.detach()[asked].tolist()
     return whole, sum(judged) / max(1, len(judged)), doubted
