@@ -20,7 +20,7 @@ from inferloom.store import Store
 
 
 def reply(request: Request, seed: int) -> str:
-    """Lines that depend on all that was asked: a verdict, letters and an answer, so that every parser finds something."""
+    """Lines that depend on all that was asked: a digit, letters and an answer, so that every parser finds something."""
     said = "|".join(message.content for message in request.messages)
     number = hashlib.blake2b(f"{said}|{request.prefix}|{seed}".encode(), digest_size=4).digest()
     return f"{number[0] % 10}\nB A\nstep {number.hex()}\nA: {number[1] % 3}"
