@@ -5,7 +5,7 @@ BIN := .venv/bin
 STAMP := .venv/.stamp
 DEMO := demo
 
-.PHONY: help venv check format test demo bench-overhead clean
+.PHONY: help venv check format test demo bench-overhead bench-techniques clean
 
 help: ## Show this list
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / {printf "  make %-16s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
@@ -31,6 +31,9 @@ test: $(STAMP) ## Every test
 demo: $(STAMP) ## Search a small space of pipelines on the pocket models; report and best.yaml in demo/
 	@mkdir -p $(DEMO)
 	@$(BIN)/inferloom search demo --name demo --db sqlite:///$(DEMO)/inferloom.db --out $(DEMO)
+
+bench-techniques: $(STAMP) ## Every technique on the pocket suite, beside self-consistency and best-of-n at equal tokens
+	$(BIN)/python benchmarks/techniques.py $(ARGS)
 
 bench-overhead: $(STAMP) ## CPU per node beside a bare LangGraph graph of the same shape
 	$(BIN)/python benchmarks/overhead.py
