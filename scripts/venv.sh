@@ -47,4 +47,4 @@ fi
 # The build backend stands in .venv too, so that the packaging test works without a network.
 pip install --constraint constraints.txt hatchling editables
 # shellcheck disable=SC2086
-pip install $cpu_index --constraint constraints.txt --no-build-isolation --editable '.[pocket]' --group dev
+pip install $cpu_index --constraint constraints.txt --no-build-isolation --editable '.[embeddings,pocket]' --group dev
