@@ -2,8 +2,8 @@
 
 The environment variable `INFERLOOM_EMBEDDER` chooses, once per process:
 
-- `wordllama` (the default): WordLlama's 256 dimensions (github.com/dleemiller/WordLlama), the mean of one learned vector
-  per token. Its wheel holds the vectors (32,000 tokens, 16.4 MB) and the tokenizer (1.8 MB), so nothing is downloaded
+- `wordllama` (the default): WordLlama's 256 dimensions (github.com/dleemiller/WordLlama), the mean of one learned
+  vector per token. Its wheel holds the vectors (32,000 tokens, 16.4 MB) and the tokenizer (1.8 MB), so nothing is downloaded
   when it runs. It knows words, not their order: enough to find similar questions, far below a sentence transformer. The
   package is under the MIT licence; its authors trained the vectors from the token embeddings of Llama 2 70B and other
   models, so see to those licences before passing the file on. Extra: `pip install 'inferloom[embeddings]'`.
@@ -103,8 +103,9 @@ def open_embedder(choice: str) -> Embedder:
 class StaticEmbedder:
     """The mean of WordLlama's token vectors, off the event loop.
 
-    Only the files of the installed package are read; its code does not run. That would set the root logger's level, look
-    for the tokenizer in a folder that the wheel does not have and then download it, and pad a batch to its longest text.
+    Only the files of the installed package are read; its code does not run. That would set the root logger's level,
+    look for the tokenizer in a folder that the wheel does not have and download it, and pad a batch to its longest
+    text.
     """
 
     def __init__(self) -> None:
@@ -193,7 +194,7 @@ class EndpointEmbedder:
     async def _request(self, texts: list[str]) -> list[Vector]:
         from inferloom.models.retry import retrying
 
-        vectors = await retrying(self._spec.retries)(self._backend.embed, texts)
+        vectors: list[list[float]] = await retrying(self._spec.retries)(self._backend.embed, texts)
         units = [_unit(vector) for vector in vectors]
         if not all(units):
             raise BadResponseError("the reply holds a vector without a direction", where=self._backend.where)

@@ -20,7 +20,7 @@ from dataclasses import replace
 from typing import TYPE_CHECKING, TypeVar
 from weakref import WeakKeyDictionary
 
-from pydantic import JsonValue, ValidationError
+from pydantic import BaseModel, JsonValue, ValidationError
 
 from inferloom.core.errors import BadResponseError, ConnectionCutError, ModelTimeoutError, SetupError
 from inferloom.core.protocols import Capabilities, TokenSink
@@ -35,7 +35,7 @@ OFFICIAL = "https://api.openai.com/v1"
 _SEED_BITS = 0x7FFF_FFFF
 """Seeds are sent with 31 bits, which every server takes."""
 _CONNECT_SECONDS = 10.0
-Wire = TypeVar("Wire", ChatReply, TextReply, VectorReply)
+Wire = TypeVar("Wire", bound=BaseModel)
 
 
 class OpenAIBackend:

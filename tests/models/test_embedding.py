@@ -181,14 +181,14 @@ async def test_a_registered_function_embeds(monkeypatch: pytest.MonkeyPatch) -> 
     monkeypatch.setenv(VARIABLE, "test/lengths")
     assert await default_embedder().embed(["a", "bb"]) == [pytest.approx((0.6, 0.8))] * 2
     for bad in (["a", "lost"], [""]):
-        with pytest.raises(SetupError, match="lengths` gave . vectors for . texts"):
+        with pytest.raises(SetupError, match=r"lengths` gave . vectors for . texts"):
             await default_embedder().embed(bad)
     assert "test/lengths" in EMBEDDERS
 
 
 def test_a_wrong_choice_is_one_sentence(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv(VARIABLE, "wordlama")
-    with pytest.raises(UnknownNameError, match="INFERLOOM_EMBEDDER: .*did you mean `wordllama`"):
+    with pytest.raises(UnknownNameError, match=r"INFERLOOM_EMBEDDER: .*did you mean `wordllama`"):
         default_embedder()
     with pytest.raises(SetupError, match="openai:MODEL@BASE_URL"):
         open_embedder("openai:@http://127.0.0.1/v1")
