@@ -3,10 +3,11 @@
 The environment variable `INFERLOOM_EMBEDDER` chooses, once per process:
 
 - `wordllama` (the default): WordLlama's 256 dimensions (github.com/dleemiller/WordLlama), the mean of one learned
-  vector per token. Its wheel holds the vectors (32,000 tokens, 16.4 MB) and the tokenizer (1.8 MB), so nothing is downloaded
-  when it runs. It knows words, not their order: enough to find similar questions, far below a sentence transformer. The
-  package is under the MIT licence; its authors trained the vectors from the token embeddings of Llama 2 70B and other
-  models, so see to those licences before passing the file on. Extra: `pip install 'inferloom[embeddings]'`.
+  vector per token. Its wheel holds the vectors (32,000 tokens, 16.4 MB) and the tokenizer (1.8 MB), so nothing is
+  downloaded when it runs. It knows words, not their order: enough to find similar questions, far below a sentence
+  transformer. The package is under the MIT licence; its authors trained the vectors from the token embeddings of
+  Llama 2 70B and other models, so see to those licences before passing the file on. Extra:
+  `pip install 'inferloom[embeddings]'`.
 - `openai:MODEL@BASE_URL` (without `@BASE_URL`: api.openai.com): an endpoint with `/embeddings`. The key stands in the
   variable `INFERLOOM_EMBEDDER_KEY`; without it api.openai.com gets `OPENAI_API_KEY` and others none. Its calls are
   retried, but stand in no ledger and count against no budget.
