@@ -7,7 +7,7 @@ The environment variable `INFERLOOM_EMBEDDER` chooses, once per process:
   downloaded when it runs. It knows words, not their order: enough to find similar questions, far below a sentence
   transformer. The package is under the MIT licence; its authors trained the vectors from the token embeddings of
   Llama 2 70B and other models, so see to those licences before passing the file on. Extra:
-  `pip install 'inferloom[embeddings]'`.
+  `pip install 'inferloom[embeddings]'` (19 MB; it has wheels up to Python 3.13).
 - `openai:MODEL@BASE_URL` (without `@BASE_URL`: api.openai.com): an endpoint with `/embeddings`. The key stands in the
   variable `INFERLOOM_EMBEDDER_KEY`; without it api.openai.com gets `OPENAI_API_KEY` and others none. Its calls are
   retried, but stand in no ledger and count against no budget.
@@ -113,7 +113,10 @@ class StaticEmbedder:
         """Raises SetupError when a package is missing or holds no weights."""
         missing = [name for name in ("wordllama", "tokenizers", "safetensors") if find_spec(name) is None]
         if missing:
-            raise SetupError(f"embeddings need the package `{missing[0]}`; run `pip install 'inferloom[embeddings]'`")
+            raise SetupError(
+                f"embeddings need the package `{missing[0]}`; run `pip install 'inferloom[embeddings]'`, or choose"
+                f" another embedder by {VARIABLE}"
+            )
         found = find_spec("wordllama")
         assert found is not None
         folder = Path(next(iter(found.submodule_search_locations or [""])))
@@ -149,8 +152,8 @@ class StaticEmbedder:
         # Lone surrogates are legal in Python's texts, not in the tokenizer's.
         clean = [text[:_LONGEST].encode("utf-8", "replace").decode() for text in texts]
         encoded = tokenizer.encode_batch(clean, add_special_tokens=False)
-        flat = (1.0,) * vectors.shape[1]
-        return [_unit(vectors[row.ids].mean(axis=0).tolist() if row.ids else flat) or _unit(flat) for row in encoded]
+        nothing = _unit((1.0,) * vectors.shape[1])
+        return [_unit(vectors[row.ids].mean(axis=0).tolist() if row.ids else ()) or nothing for row in encoded]
 
 
 class EndpointEmbedder:

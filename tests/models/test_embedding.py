@@ -114,7 +114,8 @@ def test_a_missing_extra_says_what_to_install(monkeypatch: pytest.MonkeyPatch) -
     with pytest.raises(SetupError) as refused:
         default_embedder()
     assert refused.value.message == (
-        "embeddings need the package `wordllama`; run `pip install 'inferloom[embeddings]'`"
+        "embeddings need the package `wordllama`; run `pip install 'inferloom[embeddings]'`, or choose another"
+        " embedder by INFERLOOM_EMBEDDER"
     )
 
 

@@ -57,6 +57,14 @@ def test_an_answer_is_mapped_back_in_answer_and_text(form: str) -> None:
         assert said is not None and picked(said, ["Rome", "Berlin", "Paris", "Madrid"]) == 2
 
 
+def test_under_the_questions_own_order_the_text_stays_as_it_is() -> None:
+    candidates, context = shuffled(knows(), n=24)
+    own = ["Rome", "Berlin", "Paris", "Madrid"]
+    [place] = [i for i, (_, request) in enumerate(context.requests) if list(options_of(request).values()) == own]
+    assert candidates[place].text == "It is Paris.\nA: C"
+    assert sum("another order" in candidate.text for candidate in candidates) == 23
+
+
 def test_the_rest_of_the_question_and_of_the_conversation_stays() -> None:
     _, context = shuffled(knows(), n=3)
     for _, request in context.requests:
