@@ -48,3 +48,7 @@ fi
 pip install --constraint constraints.txt hatchling editables
 # shellcheck disable=SC2086
 pip install $cpu_index --constraint constraints.txt --no-build-isolation --editable '.[pocket]' --group dev
+
+# It has wheels for some Pythons only. Without it the tests of the default embedder are skipped, with this reason.
+pip install --constraint constraints.txt --only-binary wordllama --no-build-isolation --editable '.[embeddings]' \
+    || echo "note: the extra \`embeddings\` has no wheel for $(.venv/bin/python --version); going on without it" >&2

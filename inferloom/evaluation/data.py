@@ -5,16 +5,16 @@ Every mistake in a file is one `DataError` that names the file, the line and the
 
 from __future__ import annotations
 
-import csv
 import json
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Literal, TypeAlias
+from typing import Literal
 
 from pydantic import BaseModel, ConfigDict, Field, model_validator
 
 from inferloom.core.errors import DataError, nearest
+from inferloom.core.rows import Row, placed_rows, text_of
 from inferloom.core.types import Json
 from inferloom.evaluation.graders import Grader, GraderSpec, make_grader
 from inferloom.evaluation.item import Item, digest
@@ -22,7 +22,6 @@ from inferloom.evaluation.procedural import make_items, procedural_families
 
 FieldName = Literal["question", "answer", "id", "notes", "examples", "options"]
 _SUFFIXES = (".jsonl", ".csv")
-_Row: TypeAlias = "dict[str, Json]"
 
 
 class DataSpec(BaseModel):
@@ -106,10 +105,8 @@ def _from_file(
     """(`file:line`, item) for each row."""
     if path.suffix.lower() not in _SUFFIXES:
         raise DataError(f"a data file ends in .jsonl or .csv, not in `{path.suffix}`", where=str(path))
-    text = _read(path)
-    rows = _jsonl_rows(path, text) if path.suffix.lower() == ".jsonl" else _csv_rows(path, text)
     seen: dict[str, int] = {}
-    for place, row in rows:
+    for place, row in placed_rows(path):
         item = _item(row, fields, needs_answer, place)
         if not item.id:
             # Rows without an id are known by their content; the second of two equal rows gets its own name.
@@ -119,63 +116,7 @@ def _from_file(
         yield place, item
 
 
-def _read(path: Path) -> str:
-    try:
-        return path.read_bytes().decode("utf-8-sig")
-    except UnicodeDecodeError as error:
-        line = error.object.count(b"\n", 0, error.start) + 1
-        raise DataError(
-            f"byte {error.start} (0x{error.object[error.start]:02x}) is not UTF-8; save the file as UTF-8",
-            where=f"{path}:{line}",
-        ) from None
-    except FileNotFoundError:
-        beside = [entry.name for entry in path.parent.iterdir()] if path.parent.is_dir() else []
-        near = nearest(path.name, beside)
-        raise DataError("there is no such file", where=str(path), suggestion=near) from None
-    except OSError as error:
-        raise DataError(f"the file cannot be read: {error.strerror or error}", where=str(path)) from None
-
-
-def _jsonl_rows(path: Path, text: str) -> Iterator[tuple[str, _Row]]:
-    # Split at newlines only: `splitlines` would also break at U+2028, which may stand inside a JSON string.
-    for number, line in enumerate(text.split("\n"), 1):
-        if not line.strip():
-            continue
-        place = f"{path}:{number}"
-        try:
-            row: Json = json.loads(line)
-        except json.JSONDecodeError as error:
-            raise DataError(f"not valid JSON: {error.msg} at column {error.colno}", where=place) from None
-        except (RecursionError, ValueError) as error:
-            raise DataError(f"not valid JSON: {error}", where=place) from None
-        if not isinstance(row, dict):
-            raise DataError(f"a line must be a JSON object, not {_kind(row)}", where=place)
-        yield place, row
-
-
-def _csv_rows(path: Path, text: str) -> Iterator[tuple[str, _Row]]:
-    reader = csv.reader(text.splitlines(keepends=True), strict=True)
-    header: list[str] | None = None
-    line = 1
-    try:
-        for cells in reader:
-            place, line = f"{path}:{line}", reader.line_num + 1
-            if not any(cell.strip() for cell in cells):
-                continue
-            if header is None:
-                header = [cell.strip() for cell in cells]
-                twice = next((name for index, name in enumerate(header) if name in header[:index]), None)
-                if twice is not None:
-                    raise DataError(f"the header names the column `{twice}` twice", where=place)
-                continue
-            if len(cells) != len(header):
-                raise DataError(f"the row has {len(cells)} cells, the header has {len(header)}", where=place)
-            yield place, dict(zip(header, cells, strict=True))
-    except csv.Error as error:
-        raise DataError(f"not valid CSV: {error}", where=f"{path}:{line}") from None
-
-
-def _item(row: _Row, fields: Mapping[FieldName, str], needs_answer: bool, place: str) -> Item:
+def _item(row: Row, fields: Mapping[FieldName, str], needs_answer: bool, place: str) -> Item:
     def named(field: FieldName) -> str:
         return fields.get(field, field)
 
@@ -188,7 +129,7 @@ def _item(row: _Row, fields: Mapping[FieldName, str], needs_answer: bool, place:
                 where=place,
                 suggestion=nearest(name, row),
             )
-        text = _text(row[name], name, place)
+        text = text_of(row[name], name, place)
         if not text.strip():
             raise DataError(f"the field `{name}` ({field}) is empty", where=place)
         return text
@@ -204,7 +145,7 @@ def _item(row: _Row, fields: Mapping[FieldName, str], needs_answer: bool, place:
     if row.get(named("options")):
         meta["options"] = row[named("options")]
     return Item(
-        id="" if id_cell is None else _text(id_cell, named("id"), place).strip(),
+        id="" if id_cell is None else text_of(id_cell, named("id"), place).strip(),
         question=question,
         answer=answer.strip(),
         meta=meta,
@@ -213,21 +154,13 @@ def _item(row: _Row, fields: Mapping[FieldName, str], needs_answer: bool, place:
     )
 
 
-def _text(value: Json, name: str, place: str) -> str:
-    if isinstance(value, str):
-        return value
-    if isinstance(value, bool) or value is None or isinstance(value, list | dict):
-        raise DataError(f"the field `{name}` must be text or a number, not {_kind(value)}", where=place)
-    return str(value)
-
-
 def _notes(value: Json, name: str, place: str) -> tuple[str, ...]:
     """A list of texts, or one text with a note a line (the only way in CSV)."""
     if value is None:
         return ()
     if isinstance(value, list):
-        return tuple(_text(note, name, place) for note in value)
-    return tuple(line.strip() for line in _text(value, name, place).splitlines() if line.strip())
+        return tuple(text_of(note, name, place) for note in value)
+    return tuple(line.strip() for line in text_of(value, name, place).splitlines() if line.strip())
 
 
 def _examples(value: Json, name: str, place: str) -> tuple[tuple[str, str], ...]:
@@ -245,18 +178,8 @@ def _examples(value: Json, name: str, place: str) -> tuple[tuple[str, str], ...]
     for pair in value if isinstance(value, list) else [None]:
         if not isinstance(pair, list) or len(pair) != 2:
             raise DataError(f"the field `{name}` must be a list of [question, answer] pairs", where=place)
-        pairs.append((_text(pair[0], name, place), _text(pair[1], name, place)))
+        pairs.append((text_of(pair[0], name, place), text_of(pair[1], name, place)))
     return tuple(pairs)
-
-
-def _kind(value: Json) -> str:
-    if value is None:
-        return "null"
-    if isinstance(value, bool):
-        return "true or false"
-    if isinstance(value, str):
-        return "text"
-    return "a list" if isinstance(value, list) else "an object" if isinstance(value, dict) else "a number"
 
 
 def _procedural(spec: DataSpec) -> tuple[str, Iterator[tuple[str, Item]]]:

@@ -17,15 +17,15 @@ import os
 from collections.abc import AsyncIterator, Mapping, Sequence
 from contextlib import asynccontextmanager
 from dataclasses import replace
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, TypeVar
 from weakref import WeakKeyDictionary
 
-from pydantic import JsonValue, ValidationError
+from pydantic import BaseModel, JsonValue, ValidationError
 
 from inferloom.core.errors import BadResponseError, ConnectionCutError, ModelTimeoutError, SetupError
 from inferloom.core.protocols import Capabilities, TokenSink
 from inferloom.core.types import Completion, Request
-from inferloom.models.openai_wire import ChatReply, Reply, StreamedReply, TextReply, failure
+from inferloom.models.openai_wire import ChatReply, Reply, StreamedReply, TextReply, VectorReply, failure
 from inferloom.models.spec import ModelSpec
 
 if TYPE_CHECKING:
@@ -35,6 +35,7 @@ OFFICIAL = "https://api.openai.com/v1"
 _SEED_BITS = 0x7FFF_FFFF
 """Seeds are sent with 31 bits, which every server takes."""
 _CONNECT_SECONDS = 10.0
+Wire = TypeVar("Wire", bound=BaseModel)
 
 
 class OpenAIBackend:
@@ -94,6 +95,17 @@ class OpenAIBackend:
             else:
                 reply = await self._stream(path, body, on_token)
             return reply.completions(request, len(seeds), self.where)
+
+    async def embed(self, texts: Sequence[str]) -> list[list[float]]:
+        """A vector for each text, from the endpoint's `/embeddings`.
+
+        Raises:
+            ModelError: The kind says what happened and whether asking again may help.
+        """
+        body: dict[str, JsonValue] = {"model": self._model, "input": list(texts), "encoding_format": "float"}
+        async with self._boundary():
+            data = await self._client().post("/embeddings", cast_to=object, body={**body, **self._spec.extra})
+            return _read(VectorReply, data, self.where).vectors(len(texts), self.where)
 
     async def aclose(self) -> None:
         """Close the connections of the running event loop."""
@@ -232,7 +244,7 @@ def _key_from_environment(name: str | None) -> str | None:
     return key
 
 
-def _read(reply_type: type[ChatReply] | type[TextReply], data: object, where: str) -> ChatReply | TextReply:
+def _read(reply_type: type[Wire], data: object, where: str) -> Wire:
     if not isinstance(data, Mapping):
         # The SDK hands over text as it is where the content type is not JSON.
         try:

@@ -156,6 +156,28 @@ class TextReply(BaseModel):
         return _assemble([_Part(choice, choice.text, None) for choice in self.choices], self.usage, request, n, where)
 
 
+class _Vector(BaseModel):
+    index: int | None = None
+    embedding: list[float] = Field(min_length=1)
+
+
+class VectorReply(BaseModel):
+    """The reply of `/v1/embeddings`."""
+
+    data: list[_Vector]
+
+    def vectors(self, n: int, where: str) -> list[list[float]]:
+        """The n vectors in the order of the texts.
+
+        Raises:
+            BadResponseError: There are more or fewer.
+        """
+        placed = {place if one.index is None else one.index: one.embedding for place, one in enumerate(self.data)}
+        if sorted(placed) != list(range(n)) or len(self.data) != n:
+            raise BadResponseError(f"the reply holds {len(self.data)} vectors for {n} texts", where=where)
+        return [placed[index] for index in range(n)]
+
+
 class _Part:
     """One choice with its text and reasoning, whole or in the making."""
 

@@ -2,10 +2,28 @@
 
 from inferloom.nodes.best import Best
 from inferloom.nodes.critique import Critique
+from inferloom.nodes.few_shot import FewShot
 from inferloom.nodes.fuse import Fuse
 from inferloom.nodes.rank import Rank
+from inferloom.nodes.rerank import Rerank
+from inferloom.nodes.retrieve import Retrieve
+from inferloom.nodes.safety import Safety
 from inferloom.nodes.sample import Sample
 from inferloom.nodes.score import Score
+from inferloom.nodes.shuffle_choices import ShuffleChoices
 from inferloom.nodes.vote import Vote
 
-__all__ = ["Best", "Critique", "Fuse", "Rank", "Sample", "Score", "Vote"]
+__all__ = [
+    "Best",
+    "Critique",
+    "FewShot",
+    "Fuse",
+    "Rank",
+    "Rerank",
+    "Retrieve",
+    "Safety",
+    "Sample",
+    "Score",
+    "ShuffleChoices",
+    "Vote",
+]

@@ -184,6 +184,13 @@ class NodeCase:
 
     name: str
     params: dict[str, Json] | None = None
+    files: dict[str, list[dict[str, Json]]] = field(default_factory=dict)
+    """The files that the node reads: their rows by path."""
+
+    def given(self, context: FakeContext) -> FakeContext:
+        """The context with the case's files."""
+        context.files = self.files
+        return context
 
     def make(self) -> Node:
         """The node."""
@@ -243,7 +250,7 @@ class NodeContract:
 
     @pytest.mark.parametrize("count", [1, 2, 3, 4, 5, 7, 11])
     def test_calls_and_candidates_are_as_predicted(self, case: NodeCase, count: int) -> None:
-        node, context = case.make(), FakeContext()
+        node, context = case.make(), case.given(FakeContext())
         output = run(node, self.state(_different(count)), context)
         least, most = node.calls(count)
         assert least <= context.calls <= most
@@ -252,7 +259,7 @@ class NodeContract:
             assert 1 <= len(output.candidates) <= node.candidates_out(count)
 
     def test_asks_only_for_capabilities_that_it_needs(self, case: NodeCase) -> None:
-        node, context = case.make(), FakeContext()
+        node, context = case.make(), case.given(FakeContext())
         run(node, self.state(_different(3)), context)
         for model, request in context.requests:
             assert model in node.model_names
@@ -264,11 +271,11 @@ class NodeContract:
         node = case.make()
         if "candidates" in node.requires:
             with pytest.raises(UserError) as refused:
-                run(node, self.state([]), FakeContext())
+                run(node, self.state([]), case.given(FakeContext()))
             assert refused.value.where == "steps/1"
         if "scores" in node.requires:
             with pytest.raises(UserError) as refused:
-                run(node, make_state(_different(2), ["some_other_score"]), FakeContext())
+                run(node, make_state(_different(2), ["some_other_score"]), case.given(FakeContext()))
             assert refused.value.where == "steps/1"
 
     @pytest.mark.parametrize("pack", ["general", "pocket"])
@@ -278,14 +285,14 @@ class NodeContract:
         outputs = []
         for noise in (1, 2):
             random.seed(noise)
-            context = FakeContext(prompts=load_pack(pack))
+            context = case.given(FakeContext(prompts=load_pack(pack)))
             outputs.append(run(case.make(), self.state(_different(3)), context))
         assert outputs[0] == outputs[1]
 
     def test_ids_are_unique_and_changed_text_is_a_new_candidate(self, case: NodeCase) -> None:
         state = self.state(_different(3))
         for _ in range(3):  # the same path again and again, as in a loop
-            output = run(case.make(), state, FakeContext())
+            output = run(case.make(), state, case.given(FakeContext()))
             made = output.candidates or ()
             assert len({candidate.id for candidate in made}) == len(made)
             before = {candidate.id: candidate.text for candidate in state.candidates}
@@ -298,7 +305,7 @@ class NodeContract:
         "texts", [["one"], ["same"] * 4, [""], ["", "", "x"], HOSTILE], ids=lambda t: f"{t[0][:8]!r}"
     )
     def test_takes_any_candidates(self, case: NodeCase, texts: Sequence[str]) -> None:
-        node, context = case.make(), FakeContext()
+        node, context = case.make(), case.given(FakeContext())
         state = self.state(texts)
         before = copy.deepcopy(state)
         output = run(node, state, context)
@@ -312,11 +319,13 @@ class NodeContract:
 
     @pytest.mark.parametrize("text", ["", *HOSTILE], ids=range(len(HOSTILE) + 1))
     def test_takes_any_reply(self, case: NodeCase, text: str) -> None:
-        output = run(case.make(), self.state(_different(3)), FakeContext(reply=lambda model, request, index: text))
+        output = run(
+            case.make(), self.state(_different(3)), case.given(FakeContext(reply=lambda model, request, index: text))
+        )
         assert output.candidates is None or output.candidates
 
     def test_hostile_question_and_notes_are_values(self, case: NodeCase) -> None:
-        context = FakeContext()
+        context = case.given(FakeContext())
         texts = _different(2)
         state = NodeState(
             question=HOSTILE[0],
@@ -334,7 +343,7 @@ class NodeContract:
         state = self.state(_different(5))
         _, most = node.calls(5)
         for limit in range(most):
-            context = FakeContext(limit=limit)
+            context = case.given(FakeContext(limit=limit))
             if limit == 0:
                 with pytest.raises(BudgetExceededError):
                     run(node, state, context)
@@ -351,7 +360,7 @@ class NodeContract:
             return
 
         async def cancelled() -> FakeContext:
-            context = FakeContext(gate=asyncio.Event())
+            context = case.given(FakeContext(gate=asyncio.Event()))
             task = asyncio.create_task(node.run(self.state(_different(5)), context))
             while not context.waiting:  # noqa: ASYNC110 - one turn of the loop at a time, until the node has asked
                 await asyncio.sleep(0)
@@ -363,12 +372,12 @@ class NodeContract:
 
         assert asyncio.run(cancelled()).waiting == 0
 
-    def _asked_together(self, node: Node) -> int:
+    def _asked_together(self, case: NodeCase) -> int:
         """How many requests the node has under way before the first reply."""
 
         async def ask() -> int:
-            context = FakeContext(gate=asyncio.Event())
-            task = asyncio.create_task(node.run(self.state(_different(5)), context))
+            context = case.given(FakeContext(gate=asyncio.Event()))
+            task = asyncio.create_task(case.make().run(self.state(_different(5)), context))
             for _ in range(100):
                 await asyncio.sleep(0)
             task.cancel()
@@ -388,13 +397,14 @@ class NodeContract:
                     raise ModelError("the model is gone")
                 return "5"
 
-            context = FakeContext(reply=fail_last, gate=asyncio.Event())  # those before it would wait for ever
+            # Those before the one that fails would wait for ever.
+            context = case.given(FakeContext(reply=fail_last, gate=asyncio.Event()))
             with pytest.raises(ModelError, match="the model is gone"):
                 async with asyncio.timeout(20):
                     await node.run(self.state(_different(5)), context)
             assert asyncio.all_tasks() == {asyncio.current_task()}
             assert context.waiting == 0
 
-        together = self._asked_together(node)
+        together = self._asked_together(case)
 
         asyncio.run(failed())

@@ -2,9 +2,15 @@
 
 import pytest
 
+from inferloom.core.types import Json
 from inferloom.nodes.base import NODES
 from inferloom.nodes.testing import NodeCase, NodeContract
 
+FILES: dict[str, list[dict[str, Json]]] = {
+    "examples.jsonl": [{"question": f"What is {n} + 3?", "answer": f"{n} + 3\nA: {n + 3}"} for n in range(8)],
+    "documents.jsonl": [{"text": text} for text in ("Numbers add up.", "Cats sleep.", "Addition is a sum.")],
+}
+"""The files that the examples of nodes name."""
 VARIANTS = [
     NodeCase(
         "sample", {"model": ["small", "large"], "n": 2, "logprobs": True, "system": "Be brief.", "stop": ["\n\n"]}
@@ -16,9 +22,18 @@ VARIANTS = [
     NodeCase("rank", {"by": "judge", "top_k": 1}),
     NodeCase("rank", {"model": "large", "window": 2}),
     NodeCase("fuse", {"model": "large", "n": 3, "keep": True}),
+    NodeCase("few_shot", {"examples": "examples.jsonl", "k": 2, "method": "random"}, FILES),
+    NodeCase("few_shot", {"examples": "examples.jsonl", "k": 9, "method": "first"}, FILES),
+    NodeCase("few_shot", {"examples": "no file is read", "k": 0}),
+    NodeCase("rerank", {"model": "large", "criteria": "inferred", "batch": 1}),
+    NodeCase("rerank", {"model": "large", "criteria": [{"name": "depth", "weight": 1.0}], "least": 0, "keep": 1}),
+    NodeCase("retrieve", {"documents": "documents.jsonl", "k": 1, "least": 0.9}, FILES),
+    NodeCase("retrieve", {"documents": "no file is read", "k": 0}),
+    NodeCase("safety", {"mode": "judge", "model": "large", "rules": "Be kind."}),
+    NodeCase("shuffle_choices", {"model": "large", "n": 2, "temperature": 0, "top_p": 0.9, "max_tokens": 9}),
 ]
 
 
-@pytest.mark.parametrize("case", [*(NodeCase(name) for name in NODES.names()), *VARIANTS], ids=str)
+@pytest.mark.parametrize("case", [*(NodeCase(name, None, FILES) for name in NODES.names()), *VARIANTS], ids=str)
 class TestNodes(NodeContract):
     pass

@@ -233,6 +233,15 @@ class FlakyServer:
         }
 
 
+def _vectors(body: Body) -> Body:
+    """Counts of a few letters as vectors, last text first: the order is in `index`."""
+    data = [
+        {"object": "embedding", "index": index, "embedding": [1.0, *(float(text.count(letter)) for letter in "abcde")]}
+        for index, text in enumerate(body["input"])
+    ]
+    return {"object": "list", "model": body.get("model"), "data": data[::-1]}
+
+
 class _HTTPServer(ThreadingHTTPServer):
     request_queue_size = 256
     daemon_threads = False
@@ -273,7 +282,7 @@ class _Handler(BaseHTTPRequestHandler):
         owner = self.server.owner
         body: Body = json.loads(self.rfile.read(int(self.headers.get("Content-Length", "0"))))
         entry = owner.arrive(self.path, body, {name.lower(): value for name, value in self.headers.items()})
-        if self.path not in ("/v1/chat/completions", "/v1/completions"):
+        if self.path not in ("/v1/chat/completions", "/v1/completions", "/v1/embeddings"):
             self._refuse(entry, 404, f"no such path {self.path}")
         elif owner.key is not None and entry.authorization != f"Bearer {owner.key}":
             self._refuse(entry, 401, f"Incorrect API key provided: {entry.authorization}")
@@ -286,6 +295,8 @@ class _Handler(BaseHTTPRequestHandler):
             self._refuse(entry, 500, "the server tripped")
         elif owner.reply_with is not None:
             self._send(200, owner.reply_with)
+        elif self.path == "/v1/embeddings":
+            self._send(200, _vectors(body))
         elif body.get("stream"):
             self._stream(entry)
         else:
