@@ -6,6 +6,16 @@ from inferloom.nodes.base import NODES
 from inferloom.nodes.testing import NodeCase, NodeContract
 
 VARIANTS = [
+    NodeCase("adaptive_sample", {"model": "small", "n": 9, "stop": "agreement", "least": 3, "system": "Be brief."}),
+    NodeCase("adaptive_sample", {"model": "small", "n": 5, "threshold": 0.8, "batch": 2}),
+    NodeCase("adaptive_sample", {"model": "small", "n": 1}),
+    NodeCase("adaptive_sample", {"model": "small", "n": 5, "stop": "self_eval", "judge": "large"}),
+    NodeCase("adaptive_sample", {"model": "small", "n": 4, "stop": "self_eval", "expected": True, "batch": 3}),
+    NodeCase("adaptive_sample", {"model": "small", "n": 5, "stop": "prune", "judge": "large", "keep": 0.4}),
+    NodeCase("calibrate", {"by": "judge", "method": "rank", "reference": "steps/0", "name": "place"}),
+    NodeCase("calibrate", {"by": "logprob", "tilt": -3}),
+    NodeCase("top_k", {"by": "judge", "k": 1}),
+    NodeCase("random", {"k": 3}),
     NodeCase(
         "sample", {"model": ["small", "large"], "n": 2, "logprobs": True, "system": "Be brief.", "stop": ["\n\n"]}
     ),
@@ -15,6 +25,8 @@ VARIANTS = [
     NodeCase("score", {"model": "large", "expected": True, "name": "grade"}),
     NodeCase("rank", {"by": "judge", "top_k": 1}),
     NodeCase("rank", {"model": "large", "window": 2}),
+    NodeCase("rank", {"model": "large", "method": "tournament"}),
+    NodeCase("rank", {"model": "large", "method": "tournament", "both_orders": True, "top_k": 1}),
     NodeCase("fuse", {"model": "large", "n": 3, "keep": True}),
 ]
 
