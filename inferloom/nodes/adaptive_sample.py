@@ -50,8 +50,8 @@ class AdaptiveSampleParams(Params):
         None,
         gt=0,
         le=1,
-        description="The leader's share (default 0.75), its chance to stay ahead (0.95) or the score (0.9) that ends it",
-        json_schema_extra={"search": [0.75, 0.9, 0.95]},
+        description="Ends at this share of the leader (default 0.75), chance that it stays ahead (0.95) or score (0.9)",
+        json_schema_extra={"search": [0.8, 0.9, 0.95]},
     )
     least: int = Field(1, ge=1, le=1024, description="Candidates drawn before the drawing may end")
     batch: int = Field(1, ge=1, le=1024, description="The fewest draws in one request, as far as n has room")

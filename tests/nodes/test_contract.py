@@ -20,6 +20,10 @@ VARIANTS = [
         "sample", {"model": ["small", "large"], "n": 2, "logprobs": True, "system": "Be brief.", "stop": ["\n\n"]}
     ),
     NodeCase("sample", {"model": "small", "examples": [{"question": "1 + 1?", "answer": "A: 2"}], "temperature": 0}),
+    NodeCase("sample", {"model": "small", "n": 3, "plan": True, "style": "step_by_step"}),
+    NodeCase("sample", {"model": ["small", "large"], "n": 3, "plan": True, "plans": 2, "logprobs": True}),
+    NodeCase("sample", {"model": "small", "n": 2, "style": ["plain", "step_by_step", "program"]}),
+    NodeCase("sample", {"model": "small", "style": "program", "plan": True, "plans": 9}),
     NodeCase("vote", {"weight": "judge"}),
     NodeCase("score", {"method": "logprob"}),
     NodeCase("score", {"model": "large", "expected": True, "name": "grade"}),
