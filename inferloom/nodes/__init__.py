@@ -1,9 +1,13 @@
 """The built-in techniques, one module each. Importing this package registers them."""
 
+from inferloom.nodes.adaptive_sample import AdaptiveSample
 from inferloom.nodes.best import Best
+from inferloom.nodes.calibrate import Calibrate
 from inferloom.nodes.critique import Critique
 from inferloom.nodes.few_shot import FewShot
 from inferloom.nodes.fuse import Fuse
+from inferloom.nodes.oracle import Oracle
+from inferloom.nodes.random import Random
 from inferloom.nodes.rank import Rank
 from inferloom.nodes.rerank import Rerank
 from inferloom.nodes.retrieve import Retrieve
@@ -11,13 +15,18 @@ from inferloom.nodes.safety import Safety
 from inferloom.nodes.sample import Sample
 from inferloom.nodes.score import Score
 from inferloom.nodes.shuffle_choices import ShuffleChoices
+from inferloom.nodes.top_k import TopK
 from inferloom.nodes.vote import Vote
 
 __all__ = [
+    "AdaptiveSample",
     "Best",
+    "Calibrate",
     "Critique",
     "FewShot",
     "Fuse",
+    "Oracle",
+    "Random",
     "Rank",
     "Rerank",
     "Retrieve",
@@ -25,5 +34,6 @@ __all__ = [
     "Sample",
     "Score",
     "ShuffleChoices",
+    "TopK",
     "Vote",
 ]

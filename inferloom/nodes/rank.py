@@ -4,12 +4,18 @@ Archon's ranker (arXiv 2409.15254). More candidates than `window` are ranked as 
 window slides from the last candidates to the first in steps of half its width, so that good ones rise. Departures:
 candidates whose letters the reply leaves out keep their order at the end of their window, and a reply without letters
 changes nothing and is reported as the event `parse_failed`, where Archon passes it for a ranking.
+
+`method: tournament` puts the candidates through single elimination instead, two in a call; one pass of LLM-Blender's
+bubble sort (arXiv 2306.02561) finds the best in n - 1 comparisons too. Departures: the matches of a round run at once,
+an untrained model compares, and the first of two that tie goes on. Only the winner is found with care; the others stand
+by the round that they reached.
 """
 
 from __future__ import annotations
 
 import re
 from collections.abc import Sequence
+from typing import Literal
 
 from pydantic import Field, model_validator
 
@@ -17,6 +23,7 @@ from inferloom.core.errors import BudgetExceededError, UserError
 from inferloom.core.protocols import NodeContext
 from inferloom.core.types import Candidate, Json, NodeOutput, NodeState, Request
 from inferloom.nodes.base import Node, Params, Thing, register_node
+from inferloom.nodes.bracket import single_elimination
 from inferloom.nodes.common import LETTERS, ask, converse, incoming, lettered, order_by, scores_of, stop_reason
 
 _LETTER = re.compile(r"(?<![A-Za-z0-9'])[A-Z](?![A-Za-z0-9'])")
@@ -29,11 +36,22 @@ class RankParams(Params):
     model: str | None = Field(
         None, min_length=1, description="The model that compares the candidates", json_schema_extra={"model": True}
     )
+    method: Literal["listwise", "tournament"] = Field(
+        "listwise",
+        description="How the model compares: windows of several side by side, or single elimination in pairs",
+        json_schema_extra={"search": ["listwise", "tournament"]},
+    )
+    both_orders: bool = Field(
+        False, description="Compare each pair of a tournament twice, with the places swapped; a split is a tie"
+    )
     top_k: int | None = Field(
         None, ge=1, le=1024, description="Candidates to keep; without it all", json_schema_extra={"search": [1, 2, 4]}
     )
     window: int = Field(
-        4, ge=2, le=26, description="Candidates compared in one call; at most what the prompt pack shows side by side"
+        4,
+        ge=2,
+        le=26,
+        description="Candidates compared in one call (listwise); at most what the pack shows side by side",
     )
     temperature: float = Field(0.0, ge=0, le=2, description="Sampling temperature of the comparing model")
     max_tokens: int = Field(64, ge=1, le=1_000_000, description="The longest reply, in tokens")
@@ -42,6 +60,10 @@ class RankParams(Params):
     def _one_way(self) -> RankParams:
         if (self.by is None) == (self.model is None):
             raise ValueError("rank needs exactly one of `by` (a score) and `model` (one that compares)")
+        if self.method == "tournament" and self.model is None:
+            raise ValueError("rank with method `tournament` needs `model`, the model that compares")
+        if self.both_orders and self.method != "tournament":
+            raise ValueError("`both_orders` is for method `tournament`; leave it out")
         return self
 
 
@@ -70,8 +92,10 @@ class Rank(Node):
         return frozenset({"rank"} if self.params.model else ())
 
     def calls(self, candidates: int) -> tuple[int, int]:
-        windows = len(window_starts(candidates, self.params.window)) if self.params.model else 0
-        return windows, windows
+        compared = len(window_starts(candidates, self.params.window)) if self.params.model else 0
+        if self.params.method == "tournament":
+            compared = max(0, candidates - 1) * (2 if self.params.both_orders else 1)
+        return compared, compared
 
     def candidates_out(self, candidates: int) -> int:
         return min(candidates, self.params.top_k or candidates)
@@ -81,6 +105,14 @@ class Rank(Node):
         refusal: BudgetExceededError | None = None
         if self.params.by is not None:
             order = order_by(scores_of(candidates, self.params.by, context))
+            ranked = [candidates[position] for position in order]
+        elif self.params.method == "tournament":
+
+            async def duel(first: int, second: int) -> int | None:
+                order = await self._order([candidates[first], candidates[second]], state, context)
+                return (first, second)[order[0]] if order else None
+
+            order, refusal = await single_elimination(len(candidates), duel, both_orders=self.params.both_orders)
             ranked = [candidates[position] for position in order]
         else:
             ranked, refusal = await self._compare(candidates, state, context)
@@ -100,15 +132,17 @@ class Rank(Node):
         for count, start in enumerate(window_starts(len(ranked), width)):
             window = ranked[start : start + width]
             try:
-                order = await self._order(window, state, context)
+                named = await self._order(window, state, context)
             except BudgetExceededError as refusal:
                 if count == 0:
                     raise
                 return ranked, refusal
+            order = named + [position for position in range(len(window)) if position not in named]
             ranked[start : start + width] = [window[position] for position in order]
         return ranked, None
 
     async def _order(self, window: Sequence[Candidate], state: NodeState, context: NodeContext) -> list[int]:
+        """The positions that the model names, best first; none where its reply cannot be read."""
         assert self.params.model is not None  # the parameters have exactly one of `by` and `model`
         request = Request(
             messages=converse(state, context, "rank", {"options": lettered(window)}),
@@ -119,7 +153,7 @@ class Rank(Node):
         order = read_letters(reply.text, len(window))
         if not order:
             context.emit("parse_failed", {"role": "rank", "reply": reply.text[:200]})
-        return order + [position for position in range(len(window)) if position not in order]
+        return order
 
 
 def window_starts(count: int, width: int) -> list[int]:

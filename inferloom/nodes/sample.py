@@ -1,21 +1,27 @@
 """Draw candidates: one or several models answer the question, independently of one another.
 
 Repeated sampling as in "Large Language Monkeys" (arXiv 2407.21787); several models as in Archon's ensembles
-(arXiv 2409.15254). Departures: what came in is kept and the new candidates follow it; an empty completion is a
-candidate without an answer, where Archon drops it; `logprobs` records the mean log-probability of each completion's
-tokens as the score `logprob`.
+(arXiv 2409.15254). `plan` has the model write a plan first, as Plan-and-Solve (arXiv 2305.04091), and `style: program`
+a program whose output is the answer, as Program of Thoughts (arXiv 2211.12588).
+
+Departures: what came in is kept and the new candidates follow it; an empty completion is a candidate without an answer,
+where Archon drops it; `logprobs` records the mean log-probability of each completion's tokens as the score `logprob`.
+The plan is a call of its own, so that several answers can share one. A program runs in the sandbox, and what it prints
+last joins its candidate's text; one that fails, or that the sandbox does not support, leaves its candidate without an
+answer. Plans and programs are asked for without the solved examples, which show worked answers.
 """
 
 from __future__ import annotations
 
 from typing import Annotated
 
-from pydantic import BaseModel, ConfigDict, Field
+from pydantic import BaseModel, ConfigDict, Field, model_validator
 
 from inferloom.core.protocols import NodeContext
 from inferloom.core.types import Json, NodeOutput, NodeState, Request
 from inferloom.nodes.base import Node, Params, Thing, register_node
-from inferloom.nodes.common import candidates_of, converse, draw, gather, stop_reason
+from inferloom.nodes.common import candidates_of, gather, stop_reason
+from inferloom.nodes.styles import Asking, Style, draw_answers, run_programs
 
 LOGPROB = "logprob"
 """The score that `logprobs: true` records."""
@@ -37,7 +43,22 @@ class SampleParams(Params):
         description="The model that answers, or a list of several", json_schema_extra={"model": True}
     )
     n: int = Field(
-        1, ge=1, le=1024, description="Candidates drawn from each model", json_schema_extra={"search": [1, 2, 4, 8, 16]}
+        1,
+        ge=1,
+        le=1024,
+        description="Candidates drawn from each model in each style",
+        json_schema_extra={"search": [1, 2, 4, 8, 16]},
+    )
+    style: Style | Annotated[tuple[Style, ...], Field(min_length=1)] = Field(
+        "plain",
+        description="How the question is put, or a list of several ways; `program` runs what the model writes",
+        json_schema_extra={"search": ["plain", "step_by_step"]},
+    )
+    plan: bool = Field(
+        False, description="Write a plan first, and answer with it", json_schema_extra={"search": [False, True]}
+    )
+    plans: int | None = Field(
+        None, ge=1, le=1024, description="Plans that the n candidates of a model and style share; without it one each"
     )
     temperature: float = Field(
         0.8, ge=0, le=2, description="Sampling temperature", json_schema_extra={"search": [0.4, 0.6, 0.8, 1.0]}
@@ -53,10 +74,25 @@ class SampleParams(Params):
         False, description="Record each completion's mean log-probability as the score `logprob` (needs the capability)"
     )
 
+    @property
+    def askings(self) -> tuple[Asking, ...]:
+        """Every model in every style."""
+        models = (self.model,) if isinstance(self.model, str) else self.model
+        styles = (self.style,) if isinstance(self.style, str) else self.style
+        examples = tuple((example.question, example.answer) for example in self.examples)
+        plans = min(self.n, self.plans or self.n) if self.plan else 0
+        return tuple(Asking(model, style, self.system, examples, plans) for model in models for style in styles)
+
+    @model_validator(mode="after")
+    def _fits_plan(self) -> SampleParams:
+        if self.plans is not None and not self.plan:
+            raise ValueError("`plans` says how many plans `plan: true` writes; set that too or leave it out")
+        return self
+
 
 @register_node("sample")
 class Sample(Node):
-    """Draw n candidates from each model, after the candidates that came in."""
+    """Draw n candidates from each model and in each style, after the candidates that came in."""
 
     Params = SampleParams
     params: SampleParams
@@ -85,25 +121,19 @@ class Sample(Node):
 
     @property
     def roles(self) -> frozenset[str]:
-        return frozenset({"solve"})
+        return frozenset().union(*(asking.roles for asking in self.params.askings))
 
     def calls(self, candidates: int) -> tuple[int, int]:
-        drawn = len(self.model_names) * self.params.n
+        drawn = sum(asking.plans + self.params.n for asking in self.params.askings)
         return drawn, drawn
 
     def candidates_out(self, candidates: int) -> int:
-        return candidates + len(self.model_names) * self.params.n
+        return candidates + len(self.params.askings) * self.params.n
 
     async def run(self, state: NodeState, context: NodeContext) -> NodeOutput:
         params = self.params
+        askings = params.askings
         request = Request(
-            messages=converse(
-                state,
-                context,
-                "solve",
-                system=params.system,
-                examples=[(example.question, example.answer) for example in params.examples],
-            ),
             n=params.n,
             max_tokens=params.max_tokens,
             temperature=params.temperature,
@@ -111,16 +141,24 @@ class Sample(Node):
             stop=params.stop,
             logprobs=0 if params.logprobs else None,
         )
-        draws, _ = await gather(draw(context, model, request) for model in self.model_names)
-        pairs = [
-            (model, completion)
-            for model, drawn in zip(self.model_names, draws, strict=True)
-            for completion in (drawn[0] if drawn else [])
-        ]
-        refusal = next((drawn[1] for drawn in draws if drawn and drawn[1]), None)
-        if refusal and not pairs:
+        results, _ = await gather(draw_answers(asking, request, state, context) for asking in askings)
+        drawn = [result for result in results if result is not None]  # a refusal stands in the result
+        refusal = next((result.refusal for result in drawn if result.refusal), None)
+        if refusal and not any(result.completions or result.plans for result in drawn):
             raise refusal
-        new = candidates_of(context, pairs, taken=(candidate.id for candidate in state.candidates))
+        pairs = [
+            (asking, completion)
+            for asking, result in zip(askings, drawn, strict=True)
+            for completion in result.completions
+        ]
+        new = candidates_of(
+            context,
+            [(asking.model, completion) for asking, completion in pairs],
+            taken=(candidate.id for candidate in state.candidates),
+        )
+        programs = [index for index, (asking, _) in enumerate(pairs) if asking.style == "program"]
+        for index, ran in zip(programs, await run_programs([new[index] for index in programs], context), strict=True):
+            new[index] = ran
         if params.logprobs:
             # An empty completion has no tokens to judge by: certain, but of nothing, so the lowest mean there is.
             means = [completion.mean_logprob for _, completion in pairs]

@@ -2,7 +2,8 @@
 
 Self-consistency (Wang et al., arXiv 2203.11171); with `weight`, the weighted majority of Snell et al.
 (arXiv 2408.03314). Departures: answers are compared in normalised form (numbers by value), ties go to the answer given
-first instead of a random one, and a candidate without an answer has no vote.
+first instead of a random one, and a candidate without an answer has no vote. Where all agree the share is 1; where none
+has an answer the first candidate stays, with the share 0.
 """
 
 from __future__ import annotations

@@ -12,15 +12,31 @@ FILES: dict[str, list[dict[str, Json]]] = {
 }
 """The files that the examples of nodes name."""
 VARIANTS = [
+    NodeCase("adaptive_sample", {"model": "small", "n": 9, "stop": "agreement", "least": 3, "system": "Be brief."}),
+    NodeCase("adaptive_sample", {"model": "small", "n": 5, "threshold": 0.8, "batch": 2}),
+    NodeCase("adaptive_sample", {"model": "small", "n": 1}),
+    NodeCase("adaptive_sample", {"model": "small", "n": 5, "stop": "self_eval", "judge": "large"}),
+    NodeCase("adaptive_sample", {"model": "small", "n": 4, "stop": "self_eval", "expected": True, "batch": 3}),
+    NodeCase("adaptive_sample", {"model": "small", "n": 5, "stop": "prune", "judge": "large", "keep": 0.4}),
+    NodeCase("calibrate", {"by": "judge", "method": "rank", "reference": "steps/0", "name": "place"}),
+    NodeCase("calibrate", {"by": "logprob", "tilt": -3}),
+    NodeCase("top_k", {"by": "judge", "k": 1}),
+    NodeCase("random", {"k": 3}),
     NodeCase(
         "sample", {"model": ["small", "large"], "n": 2, "logprobs": True, "system": "Be brief.", "stop": ["\n\n"]}
     ),
     NodeCase("sample", {"model": "small", "examples": [{"question": "1 + 1?", "answer": "A: 2"}], "temperature": 0}),
+    NodeCase("sample", {"model": "small", "n": 3, "plan": True, "style": "step_by_step"}),
+    NodeCase("sample", {"model": ["small", "large"], "n": 3, "plan": True, "plans": 2, "logprobs": True}),
+    NodeCase("sample", {"model": "small", "n": 2, "style": ["plain", "step_by_step", "program"]}),
+    NodeCase("sample", {"model": "small", "style": "program", "plan": True, "plans": 9}),
     NodeCase("vote", {"weight": "judge"}),
     NodeCase("score", {"method": "logprob"}),
     NodeCase("score", {"model": "large", "expected": True, "name": "grade"}),
     NodeCase("rank", {"by": "judge", "top_k": 1}),
     NodeCase("rank", {"model": "large", "window": 2}),
+    NodeCase("rank", {"model": "large", "method": "tournament"}),
+    NodeCase("rank", {"model": "large", "method": "tournament", "both_orders": True, "top_k": 1}),
     NodeCase("fuse", {"model": "large", "n": 3, "keep": True}),
     NodeCase("few_shot", {"examples": "examples.jsonl", "k": 2, "method": "random"}, FILES),
     NodeCase("few_shot", {"examples": "examples.jsonl", "k": 9, "method": "first"}, FILES),

@@ -33,7 +33,7 @@ def test_types_ranges_and_defaults_are_in_words() -> None:
         "required": False,
         "default": 1,
         "range": "1 to 1024",
-        "description": "Candidates drawn from each model",
+        "description": "Candidates drawn from each model in each style",
         "model": False,
         "search": [1, 2, 4, 8, 16],
     }

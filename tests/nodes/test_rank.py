@@ -111,3 +111,57 @@ def test_parameters_name_exactly_one_way_and_legal_sizes(params: dict[str, objec
 def test_a_hundred_thousand_characters_are_read_in_one_pass() -> None:
     assert read_letters("A" + " " * 100_000 + "x", 4) == [0]
     assert read_letters("B \n" * 30_000, 4) == [1]
+
+
+def tournament(values: list[int], **params: object) -> tuple[list[str], FakeContext]:
+    context = pocket()
+    return rank([str(value) for value in values], context, method="tournament", **params), context
+
+
+@pytest.mark.parametrize("count", [1, 2, 3, 5, 8, 11])
+@pytest.mark.parametrize("both_orders", [False, True])
+def test_a_tournament_finds_the_best_in_one_match_less_than_candidates(count: int, both_orders: bool) -> None:
+    for seed in range(10):
+        values = list(range(count))
+        random.Random(seed).shuffle(values)
+        ranked, context = tournament(values, both_orders=both_orders)
+        assert ranked[0] == str(count - 1)
+        assert sorted(map(int, ranked)) == list(range(count))
+        assert context.calls == (count - 1) * (2 if both_orders else 1)
+
+
+def test_the_others_stand_by_the_round_that_they_reached() -> None:
+    assert tournament([3, 7, 5, 1, 2])[0] == ["7", "2", "5", "3", "1"]
+    assert tournament([3, 7, 5, 1, 2], top_k=2)[0] == ["7", "2"]
+
+
+def test_the_earlier_goes_on_where_the_judge_only_likes_a_place() -> None:
+    for letter, one_order in (("A", "abcd"), ("B", "dbac")):
+        context = FakeContext(reply=lambda model, request, index, letter=letter: letter)
+        assert rank(list("abcd"), context, method="tournament") == list("acbd" if letter == "A" else one_order)
+        assert rank(list("abcd"), context, method="tournament", both_orders=True) == list("acbd")
+
+
+def test_one_readable_reply_of_two_decides() -> None:
+    def reply(model: str, request: Request, index: int) -> str:
+        first = re.search(r"^A\)\n(\d+)$", request.messages[-1].content, re.MULTILINE)
+        assert first is not None
+        return "A" if first[1] == "2" else "neither"
+
+    context = FakeContext(reply=reply, prompts=load_pack("pocket"))
+    assert rank(["1", "2"], context, method="tournament", both_orders=True) == ["2", "1"]
+    assert [event for event, _ in context.events] == ["parse_failed"]
+
+
+@pytest.mark.parametrize(("limit", "expected"), [(1, "12340"), (2, "13402"), (3, "34102")])
+def test_a_tournament_cut_short_hands_on_who_won_before_who_waits(limit: int, expected: str) -> None:
+    node = Rank(RankParams(model="large", method="tournament"))
+    output = run(node, make_state(list("01234")), pocket(limit=limit))
+    assert output.candidates is not None and output.stopped == "budget"
+    assert "".join(candidate.text for candidate in output.candidates) == expected
+
+
+@pytest.mark.parametrize("params", [{"by": "judge", "method": "tournament"}, {"model": "m", "both_orders": True}])
+def test_a_tournament_needs_a_model_and_both_orders_a_tournament(params: dict[str, object]) -> None:
+    with pytest.raises(ValidationError, match="tournament"):
+        RankParams.model_validate(params)

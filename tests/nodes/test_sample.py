@@ -3,10 +3,12 @@
 import pytest
 from pydantic import ValidationError
 
+from inferloom.core.protocols import SandboxResult
 from inferloom.core.types import Completion, Message, NodeState, Request, TokenLogprob
 from inferloom.nodes.prompts import load_pack
 from inferloom.nodes.sample import Sample, SampleParams
-from inferloom.nodes.testing import FakeContext, make_state, run
+from inferloom.nodes.styles import program_of
+from inferloom.nodes.testing import FakeContext, FakeSandbox, make_state, run
 
 
 def sample(**params: object) -> Sample:
@@ -111,3 +113,150 @@ def test_the_budget_lets_through_what_fits() -> None:
 def test_values_out_of_range_are_refused(field: str, value: object) -> None:
     with pytest.raises(ValidationError, match=field):
         sample(**{field: value})
+
+
+def planner(model: str, request: Request, index: int) -> str:
+    asked = request.messages[-1].content
+    return f"PLAN-{index}" if "Write a plan" in asked else f"worked {index}\nA: {index}"
+
+
+def planned(limit: int | None = None, **params: object) -> tuple[list[tuple[str | None, int]], list[str], FakeContext]:
+    """(the plan in the prompt, n) of each request; the answers' first lines."""
+    context = FakeContext(reply=planner, limit=limit)
+    output = run(sample(plan=True, **params), make_state(["old"]), context)
+    assert output.candidates is not None
+    shown = []
+    for _, request in context.requests:
+        last = request.messages[-1].content
+        plan = last[last.index("PLAN-") :].split("\n")[0] if "PLAN-" in last else None
+        shown.append((plan, request.n))
+    return shown, [candidate.text.split("\n")[0] for candidate in output.candidates], context
+
+
+def test_each_draw_has_its_own_plan_in_the_prompt() -> None:
+    shown, texts, context = planned(n=3)
+    assert shown == [(None, 3), ("PLAN-0", 1), ("PLAN-1", 1), ("PLAN-2", 1)]
+    assert texts == ["old", "worked 0", "worked 0", "worked 0"]
+    planning, answering = context.requests[0][1], context.requests[1][1]
+    assert "What is 2 + 3?" in planning.messages[-1].content and "What is 2 + 3?" in answering.messages[-1].content
+    assert "1 + 1" not in "".join(message.content for message in planning.messages)
+    assert "1 + 1" in "".join(message.content for message in answering.messages)
+    assert answering.messages[-1].role == "user" and "Work the problem out" in answering.messages[0].content
+
+
+def test_draws_share_plans_where_asked() -> None:
+    assert planned(n=5, plans=1)[0] == [(None, 1), ("PLAN-0", 5)]
+    assert planned(n=5, plans=2)[0] == [(None, 2), ("PLAN-0", 3), ("PLAN-1", 2)]
+    assert planned(n=2, plans=7)[0] == [(None, 2), ("PLAN-0", 1), ("PLAN-1", 1)]
+    assert sample(n=5, plan=True, plans=2).calls(0) == (7, 7)
+
+
+def test_the_plan_is_not_cut_at_the_answers_stop_strings() -> None:
+    _, _, context = planned(stop=["\n\n"], logprobs=True)
+    planning, answering = context.requests[0][1], context.requests[1][1]
+    assert (planning.stop, planning.logprobs) == ((), None) and (answering.stop, answering.logprobs) == (("\n\n",), 0)
+
+
+def test_a_budget_spent_on_plans_hands_on_what_came_in() -> None:
+    shown, texts, _ = planned(n=3, limit=2)
+    assert texts == ["old"] and shown[0] == (None, 3)
+    shown, texts, _ = planned(n=3, limit=4)
+    assert texts == ["old", "worked 0"]
+
+
+def test_n_are_drawn_from_each_model_in_each_style() -> None:
+    context = FakeContext(reply=lambda model, request, index: f"{model}\nA: 1")
+    node = sample(model=["small", "large"], style=["plain", "step_by_step"], n=2)
+    output = run(node, make_state(), context)
+    assert [(model, request.n) for model, request in context.requests] == [
+        ("small", 2),
+        ("small", 2),
+        ("large", 2),
+        ("large", 2),
+    ]
+    asked = [request.messages[-1].content for _, request in context.requests]
+    assert asked[0] == asked[2] == "What is 2 + 3?" and asked[1] == asked[3]
+    assert asked[1].startswith("What is 2 + 3?\n") and "number your steps" in asked[1]
+    assert output.candidates is not None and len(output.candidates) == 8 == node.candidates_out(0)
+    assert node.roles == {"solve", "solve_step_by_step"}
+
+
+def programs(
+    reply: str | Completion, result: SandboxResult, **params: object
+) -> tuple[FakeContext, FakeSandbox, object]:
+    sandbox = FakeSandbox(result=lambda code: result)
+    context = FakeContext(reply=lambda model, request, index: reply, sandbox=sandbox)
+    output = run(sample(style="program", **params), make_state(), context)
+    assert output.candidates is not None
+    return context, sandbox, [(candidate.text, candidate.answer) for candidate in output.candidates]
+
+
+FENCED = "Here:\n```python\nprint(2 + 3)\n```"
+
+
+@pytest.mark.parametrize(
+    ("result", "answer"),
+    [
+        (SandboxResult(outcome="ok", output="working\n5\n\n"), "5"),
+        (SandboxResult(outcome="ok", value=5), "5"),
+        (SandboxResult(outcome="ok", output="6", value=5), "6"),
+        (SandboxResult(outcome="ok", output=" \n"), None),
+        (SandboxResult(outcome="error", output="5", error="ZeroDivisionError"), None),
+        (SandboxResult(outcome="limit", output="5"), None),
+        (SandboxResult(outcome="unsupported", error="no classes"), None),
+    ],
+)
+def test_what_a_program_prints_last_is_the_answer(result: SandboxResult, answer: str | None) -> None:
+    context, sandbox, made = programs(FENCED, result)
+    assert sandbox.programs == ["print(2 + 3)\n"]
+    assert made == [(f"{FENCED}\n\nA: {answer}" if answer else FENCED, answer)]
+    failed = [(event, data["outcome"]) for event, data in context.events]
+    assert failed == ([] if answer else [("program_failed", result.outcome)])
+
+
+def test_a_program_that_was_cut_does_not_run() -> None:
+    cut = Completion(text="```python\nprint(2 +", finish_reason="length")
+    context, sandbox, made = programs(cut, SandboxResult(outcome="ok", output="5"))
+    assert sandbox.programs == [] and made == [(cut.text, None)]
+    assert [event for event, _ in context.events] == ["parse_failed"]
+
+
+def test_only_the_programs_among_several_styles_run() -> None:
+    _, sandbox, _ = programs(FENCED, SandboxResult(outcome="ok", output="5"), n=2)
+    assert len(sandbox.programs) == 2
+    sandbox = FakeSandbox(result=lambda code: SandboxResult(outcome="ok", output="5"))
+    context = FakeContext(reply=lambda model, request, index: "print(1)\nA: 7", sandbox=sandbox)
+    output = run(sample(style=["plain", "program", "plain"]), make_state(), context)
+    assert output.candidates is not None and [one.answer for one in output.candidates] == ["7", "5", "7"]
+
+
+def test_a_program_is_asked_for_without_worked_examples() -> None:
+    context, _, _ = programs(FENCED, SandboxResult(outcome="ok"), examples=[{"question": "1 + 1?", "answer": "A: 2"}])
+    assert "1 + 1" not in "".join(message.content for message in context.requests[0][1].messages)
+
+
+@pytest.mark.parametrize(
+    ("text", "program"),
+    [
+        ("print(1)", "print(1)"),
+        ("```\na = 1\n```\nthen\n```py\nb = 2\n```\ndone", "b = 2\n"),
+        ("  ```python\nc = 3", "c = 3"),
+        ("```python\n```", None),
+        ("", None),
+        ("   \n", None),
+    ],
+)
+def test_the_program_in_a_reply(text: str, program: str | None) -> None:
+    assert program_of(text) == program
+
+
+def test_a_cut_reply_has_only_the_programs_that_it_closed() -> None:
+    assert program_of("```\na\n```\nand ```", finished=False) == "a\n"
+    assert program_of("```\na\n```\n```\nb", finished=False) == "a\n"
+    assert program_of("print(1)", finished=False) is None
+
+
+@pytest.mark.parametrize("params", [{"plans": 2}, {"style": []}, {"style": "rhyme"}, {"plan": True, "plans": 0}])
+def test_plans_and_styles_that_do_not_fit_are_refused(params: dict[str, object]) -> None:
+    with pytest.raises(ValidationError):
+        sample(**params)

@@ -12,7 +12,10 @@ from inferloom.nodes.base import NODES
 PACKAGE = Path(inferloom.__file__).parent
 TESTS = Path(__file__).parent
 BUILT_IN = [name for name, node in NODES if node.__module__.startswith("inferloom.nodes.")]
-OTHER_MEANINGS = {("pipelines/graph.py", "best"): "in conditions, `best` is the highest value of a score"}
+OTHER_MEANINGS = {
+    ("pipelines/graph.py", "best"): "in conditions, `best` is the highest value of a score",
+    ("nodes/rank.py", "top_k"): "a parameter in the example of `rank`",
+}
 
 
 def decisions(tree: ast.Module) -> Iterator[tuple[int, str]]:
