@@ -80,7 +80,7 @@ class FakeSandbox:
 
 @dataclass
 class FakeContext:
-    """A context in memory: scripted replies, counted calls, a budget in completions."""
+    """A context in memory: scripted replies, which end at stop strings, counted calls, a budget in completions."""
 
     reply: Reply = plain_reply
     limit: int | None = None
@@ -127,10 +127,14 @@ class FakeContext:
         written = self.reply(model, request, index)
         if isinstance(written, Completion):
             return written
+        found = min(((written.find(stop), stop) for stop in request.stop if stop in written), default=None)
+        if found is not None:
+            written = written[: found[0]]
         logprobs = None
         if request.logprobs is not None:
             logprobs = tuple(TokenLogprob(character, -0.5) for character in written[:64])
-        return Completion(text=written, finish_reason="stop", logprobs=logprobs, id=f"{index}")
+        stop = None if found is None else found[1]
+        return Completion(text=written, finish_reason="stop", stop_reason=stop, logprobs=logprobs, id=f"{index}")
 
     async def embed(self, texts: Sequence[str]) -> list[tuple[float, ...]]:
         """Counts of letters, as unit vectors: texts with the same letters are near."""
@@ -333,6 +337,10 @@ class NodeContract:
         node = case.make()
         state = self.state(_different(5))
         _, most = node.calls(5)
+        if not node.static:  # the most may need other replies: what these replies need is where this run can be cut
+            free = FakeContext()
+            run(node, state, free)
+            most = free.calls
         for limit in range(most):
             context = FakeContext(limit=limit)
             if limit == 0:
