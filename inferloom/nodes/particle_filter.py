@@ -13,6 +13,7 @@ limit allows runs to the end of the text; equal partial texts are judged once.
 from __future__ import annotations
 
 import math
+from bisect import bisect_left, bisect_right
 from collections.abc import Sequence
 from itertools import accumulate
 from random import Random
@@ -116,9 +117,6 @@ def multinomial(weights: Sequence[float], rng: Random) -> list[int]:
 def systematic(weights: Sequence[float], rng: Random) -> list[int]:
     """Places at even distances from one random start: place i comes floor(n w_i) or ceil(n w_i) times."""
     count, start = len(weights), rng.random()
-    places: list[int] = []
-    for place, reached in enumerate(accumulate(weights)):
-        while len(places) < count and (len(places) + start) / count < reached:
-            places.append(place)
-    # Rounding may leave the sum of the weights just below 1.
-    return places + places[-1:] * (count - len(places))
+    reached = list(accumulate(weights))
+    last = bisect_left(reached, reached[-1])  # rounding must not lead behind the last place that has a weight
+    return [min(bisect_right(reached, (index + start) / count * reached[-1]), last) for index in range(count)]
