@@ -145,7 +145,7 @@ class _Policy:
 
 
 class _Value:
-    """Says what a partial solution is worth, once."""
+    """Says what a partial solution is worth."""
 
     def __init__(self, walk: Walk, params: MctsParams) -> None:
         self._walk = walk
@@ -153,8 +153,6 @@ class _Value:
 
     async def of(self, node: Branch) -> None:
         """Leave the worth of a node as the score of its last step."""
-        if node.part.judged:
-            return
         if node.part.end or self._params.value == "judge":
             [node.part] = await self._walk.judge([node.part])
             return

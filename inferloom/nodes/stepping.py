@@ -134,7 +134,8 @@ class Partial:
         if completion.text or not self.steps:
             return replace(step, end="finished")
         # The text ended right behind a separator: the step before was the last, and its score is the one to replace.
-        return replace(step, shown=self.shown, scores=self.scores[:-1], end="finished")
+        before = self.scores[:-1] if self.judged else self.scores
+        return replace(step, shown=self.shown, scores=before, end="finished")
 
     def with_score(self, score: float) -> Partial:
         """With its last step judged."""

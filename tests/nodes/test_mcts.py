@@ -88,6 +88,23 @@ def test_answers_are_voted_by_the_rewards_of_all_nodes_that_support_them() -> No
     assert len(groups) == len(set(groups))
 
 
+@pytest.mark.parametrize(
+    ("x", "first", "second", "winner"),
+    [
+        (6, 4, 4, "2"),  # 6 + 4 against 8: what a solution goes on from supports its answer
+        (3, 4, 4, "9"),  # 3 + 4
+        (5, 1, 1, "9"),  # 5 + 1 + 1: a node that leads to two solutions of one answer counts once
+        (5, 2, 2, "2"),  # 5 + 2 + 2
+    ],
+)
+def test_a_supporting_node_counts_once(x: int, first: int, second: int, winner: str) -> None:
+    steps = ["A: 2", "A:  2"] if first < 4 else ["A: 2"]
+    tree = StepTree({"": ["x\n", "A: 9"], "x\n": steps}, {"A: 9": 8, "x": x, "x\nA: 2": first, "x\nA:  2": second})
+    made = search("mcts", tree.context(), simulations=9, width=2, selection="uct")
+    assert {candidate.answer for candidate in made} == {"2", "9"}
+    assert made[0].answer == winner
+
+
 def test_what_ended_is_walked_to_but_never_extended() -> None:
     tree = StepTree({"": ["A: 1", "b\n"], "b\n": ["A: 2"]}, {"A: 1": 9, "b": 0, "b\nA: 2": 0})
     context = tree.context()

@@ -2,14 +2,20 @@
 
 from __future__ import annotations
 
+from pathlib import Path
+
 import pytest
 from pydantic import ValidationError
 
 from inferloom.core.errors import BudgetExceededError
 from inferloom.core.types import Completion, Json, Message, Request, TokenLogprob
+from inferloom.models.client import Gateway
 from inferloom.nodes.base import NODES, Node
 from inferloom.nodes.stepping import Aggregate, Partial, StepSearch, aggregated, open_turn
 from inferloom.nodes.testing import FakeContext, make_state
+from inferloom.pipelines.run import Pipeline
+from inferloom.pipelines.spec import PipelineSpec
+from inferloom.store import Store
 from tests.support.steps import (
     PocketContext,
     StepTree,
@@ -74,6 +80,8 @@ class TestPartial:
         part = self.grown(first, step("", "text"))
         assert (part.shown, part.end, part.judged) == ("a", "finished", False)
         assert part.with_score(0.5).scores == (0.5,)
+        second = self.grown(first, step("b"))  # was not judged itself
+        assert self.grown(second, step("", "text")).scores == (0.5,)
 
     def test_an_empty_answer_is_finished(self) -> None:
         assert self.grown(Partial(), step("", "text")) == Partial(end="finished", steps=1)
@@ -111,6 +119,14 @@ class TestEverySearch:
     def test_leaves_the_score_under_its_name(self, name: str, how: str, score: float) -> None:
         [candidate] = search(name, self.CHAIN.context(), aggregate=how, name="mine", **CHAINS[name])
         assert candidate.scores == {"mine": pytest.approx(score)}
+
+    def test_a_text_is_judged_once_also_over_the_steps(self, name: str) -> None:
+        tree = StepTree({"": ["A: 1\n"], "A: 1\n": [""]}, {"A: 1": 8})
+        context = tree.context()
+        [candidate] = search(name, context, aggregate="product", **CHAINS[name])
+        assert graded(context) == ["A: 1"]
+        assert (candidate.text, candidate.finished) == ("A: 1", True)
+        assert candidate.scores == {"step": pytest.approx(8 / 9)}
 
     def test_another_model_may_judge(self, name: str) -> None:
         context = self.CHAIN.context()
@@ -215,6 +231,20 @@ class TestEverySearch:
             assert len(graded(context)) == len(set(graded(context)))
             ends = {(written(request) or "") + end.text for request, end in context.drew if end.stop_reason is None}
             assert {candidate.text for candidate in made if candidate.finished} <= ends
+
+
+@pytest.mark.parametrize("name", CHAINS)
+def test_in_a_pipeline_the_ledger_counts_every_draw_and_a_stream_repeats(name: str, tmp_path: Path) -> None:
+    pytest.importorskip("torch")
+    size = "simulations: 5, width: 3" if name == "mcts" else "n: 4"
+    text = f"models: {{m: pocket:small}}\nsteps: [{{{name}: {{model: m, expected: true, {size}}}}}, {{best: step}}]\n"
+    with Store.open(f"{tmp_path}/run.db") as store:
+        flow = Pipeline(PipelineSpec.parse(text, "test.yaml"), Gateway(store))
+        first, second = (flow.invoke("12+34+56=?", stream="s") for _ in range(2))
+        assert first.answer is not None
+        assert store.usage(first.run_id).nominal.calls == first.usage.calls > 5
+        assert (second.text, second.usage) == (first.text, first.usage)
+        assert first.billed.calls > 0 == second.billed.calls
 
 
 def most_calls(name: str, **params: Json) -> tuple[int, int]:
