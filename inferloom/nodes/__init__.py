@@ -1,12 +1,16 @@
 """The built-in techniques, one module each. Importing this package registers them."""
 
 from inferloom.nodes.adaptive_sample import AdaptiveSample
+from inferloom.nodes.beam_search import BeamSearch
 from inferloom.nodes.best import Best
 from inferloom.nodes.calibrate import Calibrate
 from inferloom.nodes.critique import Critique
+from inferloom.nodes.dvts import Dvts
 from inferloom.nodes.few_shot import FewShot
 from inferloom.nodes.fuse import Fuse
+from inferloom.nodes.mcts import Mcts
 from inferloom.nodes.oracle import Oracle
+from inferloom.nodes.particle_filter import ParticleFilter
 from inferloom.nodes.random import Random
 from inferloom.nodes.rank import Rank
 from inferloom.nodes.rerank import Rerank
@@ -20,12 +24,16 @@ from inferloom.nodes.vote import Vote
 
 __all__ = [
     "AdaptiveSample",
+    "BeamSearch",
     "Best",
     "Calibrate",
     "Critique",
+    "Dvts",
     "FewShot",
     "Fuse",
+    "Mcts",
     "Oracle",
+    "ParticleFilter",
     "Random",
     "Rank",
     "Rerank",

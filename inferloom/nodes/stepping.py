@@ -1,0 +1,332 @@
+"""What searches over steps share: partial solutions, drawing their next steps, judging them, handing them on.
+
+A partial solution is continued from inside the assistant's open turn (capability `prefix`) up to the next separator.
+How a step ended decides what it is: at the separator, the step is complete and the separator is put back; at the end of
+the text, the solution is finished and never continued; at the step's token limit, the next step goes on in its middle.
+A solution that reaches the limit of the whole without an end is cut: it is never continued either, and is not finished.
+The last step that the limit on steps allows has no separator: it runs to the end of the text.
+
+The judge is a prompted model that grades the text so far with the role `score`, not a trained process reward model.
+Models that reason in a block of their own before they answer are not for these searches: their steps are in the block.
+"""
+
+from __future__ import annotations
+
+import math
+from abc import abstractmethod
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass, replace
+from typing import Literal, TypeAlias
+
+from pydantic import Field, model_validator
+
+from inferloom.core.errors import BudgetExceededError
+from inferloom.core.protocols import NodeContext
+from inferloom.core.types import Candidate, Completion, Message, NodeOutput, NodeState, Request
+from inferloom.nodes.base import Node, Params, Thing
+from inferloom.nodes.common import ask, candidates_of, converse, draw, gather, stop_reason
+from inferloom.nodes.score import expected_digit, greedy_digit
+
+Aggregate: TypeAlias = Literal["last", "min", "product", "mean"]
+"""How the scores of the steps become one. A plain sum is none of them: it pays for length."""
+_TOP_DIGIT = 9
+_ALTERNATIVES = 20
+"""Tokens asked for beside the judge's digit, as many as servers give."""
+
+
+class StepParams(Params):
+    """What every search over steps takes."""
+
+    model: str = Field(
+        min_length=1, description="The model that writes the steps (needs `prefix`)", json_schema_extra={"model": True}
+    )
+    judge: str | None = Field(
+        None,
+        min_length=1,
+        description="The model that grades partial solutions; without it the one that writes them",
+        json_schema_extra={"model": True},
+    )
+    step: str = Field("\n", min_length=1, description=r'What ends a step: "\n" for lines, "\n\n" for paragraphs')
+    max_steps: int = Field(
+        16,
+        ge=1,
+        le=1000,
+        description="The most steps of a solution; the last one runs to the end of the text",
+        json_schema_extra={"search": [8, 16, 32]},
+    )
+    step_tokens: int = Field(
+        128, ge=1, le=1_000_000, description="The longest step, in tokens; a longer one goes on as the next"
+    )
+    max_tokens: int = Field(512, ge=1, le=1_000_000, description="The longest solution, in tokens")
+    temperature: float = Field(
+        0.8, ge=0, le=2, description="Sampling temperature", json_schema_extra={"search": [0.4, 0.6, 0.8, 1.0]}
+    )
+    top_p: float = Field(1.0, gt=0, le=1, description="Nucleus sampling: the share of probability drawn from")
+    aggregate: Aggregate = Field(
+        "last",
+        description="How the scores of a solution's steps become its score",
+        json_schema_extra={"search": ["last", "min", "product", "mean"]},
+    )
+    name: str = Field("step", min_length=1, description="The name of the score that the candidates get")
+    expected: bool = Field(
+        False,
+        description="Use the judge's expected digit instead of its likeliest (needs the capability `logprobs`)",
+        json_schema_extra={"search": [False, True]},
+    )
+    judge_tokens: int = Field(16, ge=1, le=1_000_000, description="The judge's longest reply, in tokens")
+    keep: bool = Field(False, description="Keep the candidates that came in, after the new ones")
+
+
+class WidthParams(StepParams):
+    """What `beam_search` and `dvts` take besides."""
+
+    n: int = Field(
+        4,
+        ge=1,
+        le=256,
+        description="Steps drawn at a time, a multiple of `width`",
+        json_schema_extra={"search": [4, 8, 16]},
+    )
+    width: int = Field(
+        2, ge=1, le=256, description="Continuations of each partial solution kept", json_schema_extra={"search": [2, 4]}
+    )
+
+    @model_validator(mode="after")
+    def _whole_trees(self) -> WidthParams:
+        if self.n % self.width:
+            raise ValueError(f"n is {self.n}; must be a multiple of width, which is {self.width}")
+        return self
+
+
+@dataclass(frozen=True, slots=True)
+class Partial:
+    """A solution on its way."""
+
+    text: str = ""
+    """What is continued: every step that ended has its separator behind it."""
+    shown: str = ""
+    """What is judged and handed on: the same without a separator at the end."""
+    end: Literal["", "finished", "cut"] = ""
+    """Why it is not continued: its text ended, or it met the limit of the whole."""
+    steps: int = 0
+    tokens: int = 0
+    scores: tuple[float, ...] = ()
+    """A score for each step that was judged."""
+    judged: bool = False
+    """Whether the last step was."""
+    completion: str = ""
+    """The last step's place in the bank."""
+
+    def grown(self, completion: Completion, separator: str, *, last_step: bool, max_tokens: int) -> Partial:
+        """With one more step."""
+        text, tokens = self.text + completion.text, self.tokens + completion.completion_tokens
+        complete = completion.finish_reason == "stop" and completion.stop_reason == separator
+        step = Partial(
+            text=text + separator if complete else text,
+            shown=text,
+            steps=self.steps + 1,
+            tokens=tokens,
+            scores=self.scores,
+            completion=completion.id,
+        )
+        if complete or completion.finish_reason == "length":
+            return replace(step, end="cut" if last_step or tokens >= max_tokens else "")
+        if completion.text or not self.steps:
+            return replace(step, end="finished")
+        # The text ended right behind a separator: the step before was the last, and its score is the one to replace.
+        before = self.scores[:-1] if self.judged else self.scores
+        return replace(step, shown=self.shown, scores=before, end="finished")
+
+    def with_score(self, score: float) -> Partial:
+        """With its last step judged."""
+        return replace(self, scores=(*self.scores, score), judged=True)
+
+
+def aggregated(part: Partial, how: Aggregate) -> float:
+    """The score of a partial solution; below every score where its last step was not judged."""
+    if not part.judged:
+        return -1.0
+    if how == "last":
+        return part.scores[-1]
+    if how == "min":
+        return min(part.scores)
+    if how == "product":
+        return math.prod(part.scores)
+    return math.fsum(part.scores) / len(part.scores)
+
+
+class Walk:
+    """The steps that one run of a node draws and judges; remembers the first refusal of the budget.
+
+    Args:
+        params: Of the node.
+        state: What the node reads.
+        context: What the node may reach.
+    """
+
+    def __init__(self, params: StepParams, state: NodeState, context: NodeContext) -> None:
+        self.refusal: BudgetExceededError | None = None
+        self._params = params
+        self._state = state
+        self._context = context
+        self._opening = converse(state, context, "solve")
+        self._grades: dict[str, float] = {}
+
+    def score(self, part: Partial) -> float:
+        """The aggregated score of a partial solution."""
+        return aggregated(part, self._params.aggregate)
+
+    def best_first(self, parts: Iterable[Partial]) -> list[Partial]:
+        """By descending score, finished ones in front; ties keep their order."""
+        return sorted(parts, key=lambda part: (part.end != "finished", -self.score(part)))
+
+    async def step(self, parts: Sequence[Partial]) -> list[Partial]:
+        """Every partial solution with its next step, judged; without it where the budget refused."""
+        grown = await self.extend(parts)
+        return await self.judge([new or old for new, old in zip(grown, parts, strict=True)])
+
+    async def extend(self, parts: Sequence[Partial], *, to_the_end: bool = False) -> list[Partial | None]:
+        """Draw a step, or all the rest, for each; None where the budget refused.
+
+        Equal requests are asked as one with a larger n, so that their draws differ.
+        """
+        places: dict[tuple[Request, bool], list[int]] = {}
+        for place, part in enumerate(parts):
+            last_step = to_the_end or part.steps + 1 >= self._params.max_steps
+            places.setdefault((self._request(part, last_step), last_step), []).append(place)
+        drawn, _ = await gather(
+            draw(self._context, self._params.model, replace(request, n=len(where)))
+            for (request, _), where in places.items()
+        )
+        grown: list[Partial | None] = [None] * len(parts)
+        for ((_, last_step), where), reply in zip(places.items(), drawn, strict=True):
+            completions, refusal = reply or ([], None)
+            self.refusal = self.refusal or refusal
+            for place, completion in zip(where, completions, strict=False):
+                grown[place] = parts[place].grown(
+                    completion, self._params.step, last_step=last_step, max_tokens=self._params.max_tokens
+                )
+        return grown
+
+    async def judge(self, parts: Sequence[Partial]) -> list[Partial]:
+        """Score the last step of each; a text is judged once, and stays without a score where the budget refused."""
+        new = dict.fromkeys(part.shown for part in parts if part.steps and not part.judged)
+        texts = [text for text in new if text not in self._grades]
+        if texts:
+            replies, refusal = await gather(self._ask(text) for text in texts)
+            self.refusal = self.refusal or refusal
+            for text, reply in zip(texts, replies, strict=True):
+                if reply is not None:
+                    self._grades[text] = self._grade(reply)
+        return [
+            part.with_score(self._grades[part.shown])
+            if part.steps and not part.judged and part.shown in self._grades
+            else part
+            for part in parts
+        ]
+
+    def output(self, parts: Sequence[Partial]) -> NodeOutput:
+        """The partial solutions as candidates, in this order, and why the run stops, if it does.
+
+        Raises:
+            BudgetExceededError: Nothing was received.
+        """
+        chosen: list[Partial] = []
+        for part in parts:
+            # Copies of one that the budget kept from going on are one candidate; of those that ended, each is one.
+            if part.steps and (part.end or part not in chosen):
+                chosen.append(part)
+        if not chosen and self.refusal is not None:
+            raise self.refusal
+        pairs = [(self._params.model, self._completion(part)) for part in chosen]
+        made = candidates_of(self._context, pairs, taken=(candidate.id for candidate in self._state.candidates))
+        kept = self._state.candidates if self._params.keep else ()
+        return NodeOutput(
+            candidates=(*(self._scored(one, part) for one, part in zip(made, chosen, strict=True)), *kept),
+            stopped=stop_reason(self._context, self.refusal),
+        )
+
+    def _scored(self, candidate: Candidate, part: Partial) -> Candidate:
+        return candidate.with_score(self._params.name, self.score(part)) if part.judged else candidate
+
+    @staticmethod
+    def _completion(part: Partial) -> Completion:
+        return Completion(
+            text=part.shown, finish_reason="stop" if part.end == "finished" else "length", id=part.completion
+        )
+
+    def _request(self, part: Partial, last_step: bool) -> Request:
+        """The request for the next step of a partial solution, with n = 1."""
+        params = self._params
+        left = max(1, params.max_tokens - part.tokens)
+        return Request(
+            messages=open_turn(self._opening, part.text),
+            max_tokens=left if last_step else min(params.step_tokens, left),
+            temperature=params.temperature,
+            top_p=params.top_p,
+            stop=() if last_step else (params.step,),
+        )
+
+    async def _ask(self, text: str) -> Completion:
+        request = Request(
+            messages=converse(self._state, self._context, "score", {"candidate": text}),
+            temperature=0.0,
+            max_tokens=self._params.judge_tokens,
+            logprobs=_ALTERNATIVES if self._params.expected else None,
+        )
+        return await ask(self._context, self._params.judge or self._params.model, request)
+
+    def _grade(self, reply: Completion) -> float:
+        digit = expected_digit(reply) if self._params.expected else greedy_digit(reply.text)
+        if digit is None:
+            self._context.emit("parse_failed", {"role": "score", "reply": reply.text[:200]})
+            return 0.0
+        return digit / _TOP_DIGIT
+
+
+def open_turn(opening: tuple[Message, ...], text: str) -> tuple[Message, ...]:
+    """A conversation that goes on inside the assistant's turn after `text`; as it was where there is no text yet."""
+    if not text:
+        return opening
+    if opening and opening[-1].role == "assistant":  # a prompt pack may begin the answer itself
+        return (*opening[:-1], Message("assistant", opening[-1].content + text))
+    return (*opening, Message("assistant", text))
+
+
+class StepSearch(Node):
+    """What the searches over steps are alike in."""
+
+    params: StepParams
+    static = False
+
+    @abstractmethod
+    def new_candidates(self) -> int:
+        """The most candidates that it makes."""
+
+    @property
+    def requires(self) -> frozenset[Thing]:
+        return frozenset()
+
+    @property
+    def provides(self) -> frozenset[Thing]:
+        if self.params.keep:
+            return frozenset({"candidates"})
+        one = self.new_candidates() == 1
+        return frozenset({"candidates", "scores", "one"} if one else {"candidates", "scores"})
+
+    @property
+    def drops(self) -> frozenset[Thing]:
+        # The new candidates have none of these, whatever a kept one has.
+        return frozenset[Thing]({"scores", "critiques", "tests", "one"}) - self.provides
+
+    @property
+    def needs(self) -> frozenset[str]:
+        needed = {"prefix": self.params.max_steps > 1, "logprobs": self.params.expected}
+        return frozenset(name for name, is_needed in needed.items() if is_needed)
+
+    @property
+    def roles(self) -> frozenset[str]:
+        return frozenset({"solve", "score"})
+
+    def candidates_out(self, candidates: int) -> int:
+        return self.new_candidates() + (candidates if self.params.keep else 0)
