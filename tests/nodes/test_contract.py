@@ -2,15 +2,10 @@
 
 import pytest
 
-from inferloom.core.types import Json
 from inferloom.nodes.base import NODES
 from inferloom.nodes.testing import NodeCase, NodeContract
+from tests.support.node_files import FILES
 
-FILES: dict[str, list[dict[str, Json]]] = {
-    "examples.jsonl": [{"question": f"What is {n} + 3?", "answer": f"{n} + 3\nA: {n + 3}"} for n in range(8)],
-    "documents.jsonl": [{"text": text} for text in ("Numbers add up.", "Cats sleep.", "Addition is a sum.")],
-}
-"""The files that the examples of nodes name."""
 VARIANTS = [
     NodeCase("adaptive_sample", {"model": "small", "n": 9, "stop": "agreement", "least": 3, "system": "Be brief."}),
     NodeCase("adaptive_sample", {"model": "small", "n": 5, "threshold": 0.8, "batch": 2}),

@@ -13,6 +13,7 @@ PACKAGE = Path(inferloom.__file__).parent
 TESTS = Path(__file__).parent
 BUILT_IN = [name for name, node in NODES if node.__module__.startswith("inferloom.nodes.")]
 OTHER_MEANINGS = {
+    ("nodes/few_shot.py", "random"): "one way to choose examples",
     ("pipelines/graph.py", "best"): "in conditions, `best` is the highest value of a score",
     ("nodes/rank.py", "top_k"): "a parameter in the example of `rank`",
 }

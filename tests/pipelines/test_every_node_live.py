@@ -3,13 +3,16 @@
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Iterator
+import json
+import string
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 
 import pytest
 
 from inferloom.core.types import Candidate, Json, Request
 from inferloom.models.budget import Budget
+from inferloom.models import embedding
 from inferloom.models.client import Gateway
 from inferloom.models.scripted import ScriptedBackend, register_backend
 from inferloom.nodes.base import NODES
@@ -17,6 +20,7 @@ from inferloom.pipelines.rules import predict
 from inferloom.pipelines.run import Pipeline, RunResult
 from inferloom.pipelines.spec import PipelineSpec
 from inferloom.store import Store
+from tests.support.node_files import FILES
 
 
 def reply(request: Request, seed: int) -> str:
@@ -28,10 +32,16 @@ def reply(request: Request, seed: int) -> str:
 
 MODEL = register_backend("every-node", ScriptedBackend(reply, name="every-node"))
 BEFORE: list[Json] = [
+    {"safety": {"rules": "Be kind."}},
     {"sample": {"model": "small", "n": 3, "logprobs": True}},
     {"score": {"model": "large", "name": "judge"}},
     {"critique": {"model": "large"}},
 ]
+
+
+@embedding.register_embedder("letters")
+def letters(texts: Sequence[str]) -> list[list[float]]:
+    return [[0.01 + text.count(letter) for letter in string.ascii_lowercase] for text in texts]
 
 
 def oracle(candidate: Candidate) -> float:
@@ -47,8 +57,13 @@ def spec_of(name: str) -> PipelineSpec:
 @pytest.fixture
 def store(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Store]:
     monkeypatch.chdir(tmp_path)
+    monkeypatch.setenv("INFERLOOM_EMBEDDER", "letters")
+    embedding.default_embedder.cache_clear()
+    for path, rows in FILES.items():
+        (tmp_path / path).write_text("".join(json.dumps(row) + "\n" for row in rows))
     with Store.open(f"{tmp_path}/live.db") as opened:
         yield opened
+    embedding.default_embedder.cache_clear()
 
 
 async def answer(
