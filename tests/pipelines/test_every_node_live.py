@@ -11,8 +11,8 @@ from pathlib import Path
 import pytest
 
 from inferloom.core.types import Candidate, Json, Request
-from inferloom.models.budget import Budget
 from inferloom.models import embedding
+from inferloom.models.budget import Budget
 from inferloom.models.client import Gateway
 from inferloom.models.scripted import ScriptedBackend, register_backend
 from inferloom.nodes.base import NODES
