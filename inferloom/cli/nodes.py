@@ -27,12 +27,19 @@ def nodes(
         print_json(found)
     elif name is None:
         print_table(
-            ["node", "requires", "provides", "what it does"],
+            ["node", "requires", "provides", "calls", "what it does"],
             [
-                [node["name"], ", ".join(node["requires"]) or "-", ", ".join(node["provides"]) or "-", node["summary"]]
+                [
+                    node["name"],
+                    ", ".join(node["requires"]) or "-",
+                    ", ".join(node["provides"]) or "-",
+                    _calls(node, "4"),
+                    node["summary"],
+                ]
                 for node in found
             ],
         )
+        print_text("calls: completions drawn by the node's example for 4 candidates; `inferloom nodes NAME` tells more")
     else:
         _print_node(found[0])
 
@@ -42,6 +49,14 @@ def _print_node(node: NodeDescription) -> None:
     print_text(
         f"requires {', '.join(node['requires']) or 'nothing'}; provides {', '.join(node['provides']) or 'nothing'}"
     )
+    calls = ", ".join(f"{_calls(node, count)} for {count}" for count in node["calls"])
+    print_text(
+        f"its models need {', '.join(node['needs']) or 'nothing special'}; calls by candidates coming in: {calls}"
+    )
+    if node["oracle"]:
+        print_text("looks at the right answer: a bound for evaluations, never compared with the rest")
+    if not node["pocket"]:
+        print_text("not measured on pocket: the pocket models were not taught what it asks")
     if node["paper"]:
         print_text(f"after {node['paper']}")
     print_table(
@@ -57,15 +72,16 @@ def _print_node(node: NodeDescription) -> None:
             for parameter in node["parameters"]
         ],
     )
-    print_text(f"steps:\n{_indented(node['snippet'])}")
+    print_text(f"to try it, save this as a file and give it to `inferloom run`:\n\n{node['pipeline']}")
+
+
+def _calls(node: NodeDescription, count: str) -> str:
+    least, most = node["calls"][count]
+    return str(least) if least == most else f"{least} to {most}"
 
 
 def _value(value: object) -> str:
     """A default as YAML would have it."""
     if isinstance(value, bool):
         return "true" if value else "false"
-    return "none" if value is None else str(value)
-
-
-def _indented(text: str) -> str:
-    return "\n".join(f"  {line}" for line in text.rstrip("\n").split("\n"))
+    return "none" if value is None else str(value) if str(value).isprintable() else repr(value)

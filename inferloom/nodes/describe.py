@@ -10,7 +10,8 @@ from pydantic_core import PydanticUndefined
 from ruamel.yaml import YAML
 
 from inferloom.core.types import Json
-from inferloom.nodes.base import NODES
+from inferloom.nodes.base import NODES, Node, Thing
+from inferloom.nodes.prompts import load_pack
 
 
 class ParameterDescription(TypedDict):
@@ -37,9 +38,29 @@ class NodeDescription(TypedDict):
     requires: list[str]
     provides: list[str]
     drops: list[str]
+    needs: list[str]
+    """Capabilities that its models must have."""
+    calls: dict[str, list[int]]
+    """The least and the most completions drawn when 1, 4 or 16 candidates come in."""
     static: bool
+    oracle: bool
+    pocket: bool
+    """Whether the pocket models were taught what it asks of them."""
     parameters: list[ParameterDescription]
     snippet: str
+    pipeline: str
+
+
+_BEFORE: tuple[tuple[Thing, str], ...] = (
+    ("notes", "- safety: {rules: Answer in English.}"),
+    ("candidates", "- sample: {model: small, n: 4}"),
+    ("scores", "- score: {model: large}"),
+    ("critiques", "- critique: {model: large}"),
+    ("tests", "- unit_tests: {model: large}"),
+)
+"""The steps that a pipeline for showing a node gets before it, by what the node requires."""
+_SIZES = ("small", "large")
+_AFTER = "- sample: {model: small}"
 
 
 def describe(name: str) -> NodeDescription:
@@ -57,10 +78,41 @@ def describe(name: str) -> NodeDescription:
         "requires": sorted(instance.requires),
         "provides": sorted(instance.provides),
         "drops": sorted(instance.drops),
+        "needs": sorted(instance.needs),
+        "calls": {str(count): list(instance.calls(count)) for count in (1, 4, 16)},
         "static": node.static,
+        "oracle": node.oracle,
+        "pocket": _known_to_pocket(instance),
         "parameters": _parameters(name),
         "snippet": snippet(name),
+        "pipeline": pipeline(name),
     }
+
+
+def _known_to_pocket(node: Node) -> bool:
+    return node.roles <= set(load_pack("pocket").roles)
+
+
+def pipeline(name: str) -> str:
+    """A whole pipeline that shows the node, as YAML; on the pocket models where they know what it asks.
+
+    Raises:
+        UnknownNameError: No node has this name.
+    """
+    node = NODES.get(name)
+    instance = node(node.Params.model_validate(node.example()))
+    wanted = set(instance.requires)
+    if wanted & {"scores", "critiques", "tests"}:
+        wanted.add("candidates")
+    lines = [line for thing, line in _BEFORE if thing in wanted]
+    lines += snippet(name).rstrip("\n").split("\n")
+    if "candidates" not in instance.requires | instance.provides:
+        lines.append(_AFTER)
+    known = _known_to_pocket(instance)
+    models = [f"  {size}: {f'pocket:{size}' if known else f'openai:YOUR-{size.upper()}-MODEL'}" for size in _SIZES]
+    shown = "\n".join(lines)
+    used = [line for size, line in zip(_SIZES, models, strict=True) if f": {size}" in shown or f"- {size}" in shown]
+    return "\n".join(["models:", *used, "steps:", *(f"  {line}" for line in lines)]) + "\n"
 
 
 def snippet(name: str) -> str:

@@ -16,6 +16,7 @@ from inferloom.models.budget import Budget
 from inferloom.models.client import Gateway
 from inferloom.models.scripted import ScriptedBackend, register_backend
 from inferloom.nodes.base import NODES
+from inferloom.nodes.describe import describe
 from inferloom.pipelines.rules import predict
 from inferloom.pipelines.run import Pipeline, RunResult
 from inferloom.pipelines.spec import PipelineSpec
@@ -104,3 +105,12 @@ async def test_a_budget_that_ends_midway_leaves_the_best_so_far(store: Store, na
         assert result.stopped == "budget"
         assert result.usage.calls <= calls
         assert result.candidates and result.answer is not None
+
+
+@pytest.mark.parametrize("name", NODES.names())
+async def test_the_pipeline_that_shows_a_node_runs(store: Store, name: str) -> None:
+    described = describe(name)
+    spec = PipelineSpec.parse(described["pipeline"], name)
+    assert name in [step.node.name for step in spec.steps]
+    if described["pocket"]:
+        assert (await answer(store, spec)).candidates
