@@ -332,8 +332,9 @@ class NodeContract:
     def test_an_exhausted_budget_keeps_what_was_received(self, case: NodeCase) -> None:
         node = case.make()
         state = self.state(_different(5))
-        _, most = node.calls(5)
-        for limit in range(most):
+        free = FakeContext()
+        run(node, state, free)  # what a node that is not static needs here may be less than the most
+        for limit in range(free.calls):
             context = FakeContext(limit=limit)
             if limit == 0:
                 with pytest.raises(BudgetExceededError):

@@ -7,7 +7,8 @@ from pydantic import ValidationError
 
 from inferloom.core.errors import UserError
 from inferloom.core.types import Completion, Request, TokenLogprob
-from inferloom.nodes.score import Score, ScoreParams, expected_digit, greedy_digit
+from inferloom.nodes.grading import expected_digit, greedy_digit
+from inferloom.nodes.score import Score, ScoreParams
 from inferloom.nodes.testing import FakeContext, make_state, run
 
 
