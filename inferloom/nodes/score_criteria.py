@@ -68,7 +68,9 @@ Grade how correct the solution is, from 0 (wrong) to 10 (certainly right){% if c
 criterion, from 0 (not at all) to 5 (fully){% endif %}. Reply with one line, in exactly this form:
 Grades: correctness=n{% for criterion in criteria %}, {{ loop.index }}=n{% endfor %}""",
 )
-_LINE = re.compile(r"\W*(?:[0-9]{1,2}[.)]\s+)?(?:weight\W{1,3})?([0-9]{1,3}(?:\.[0-9]{1,3})?)\W*\|([^|]*)\|?(.*)", re.I)
+_LINE = re.compile(
+    r"\W*(?:[0-9]{1,2}[.)]\s+)?(?:weight\W{1,3})?([0-9]{1,3}(?:\.[0-9]{1,3})?)[^\w|]*\|([^|]*)\|?(.*)", re.I
+)
 
 
 class Criterion(BaseModel):
