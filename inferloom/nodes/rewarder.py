@@ -19,6 +19,8 @@ if TYPE_CHECKING:
     from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
 T = TypeVar("T")
+_INPUTS = ("input_ids", "attention_mask", "token_type_ids")
+"""What a tokenizer may give; it knows which of them its model reads."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -83,14 +85,15 @@ class Rewarder:
         longest = int(getattr(model.config.get_text_config(), "max_position_embeddings", None) or max_tokens)
         limit = min(max_tokens, longest, tokenizer.model_max_length)
         encoded = [_encode(tokenizer, conversation, text, limit, self._path) for text in texts]
-        width = max(len(ids) for ids in encoded)
-        pad = model.config.pad_token_id
-        device = model.device
-        ids = torch.tensor([[*row, *[pad] * (width - len(row))] for row in encoded], device=device)
-        mask = torch.tensor([[1] * len(row) + [0] * (width - len(row)) for row in encoded], device=device)
+        lengths = [len(row["input_ids"]) for row in encoded]
+        inputs = {}
+        for name in encoded[0]:
+            pad = model.config.pad_token_id if name == "input_ids" else 0
+            padded = [[*row[name], *[pad] * (max(lengths) - len(row[name]))] for row in encoded]
+            inputs[name] = torch.tensor(padded, device=model.device)
         with torch.inference_mode():
-            rows = model(input_ids=ids, attention_mask=mask).logits.float().tolist()
-        return Judged(tuple(rows), sum(len(row) for row in encoded), time.perf_counter() - started)
+            rows = model(**inputs).logits.float().tolist()
+        return Judged(tuple(rows), sum(lengths), time.perf_counter() - started)
 
     def _load(self) -> tuple[PreTrainedModel, PreTrainedTokenizerBase]:
         need_packages(self._path)
@@ -128,8 +131,11 @@ class Rewarder:
 
 def _encode(
     tokenizer: PreTrainedTokenizerBase, conversation: Sequence[Message], text: str, limit: int, where: str
-) -> list[int]:
-    """The tokens of a conversation that ends with an answer; where it is too long, its beginning is cut off."""
+) -> dict[str, list[int]]:
+    """What the model reads of a conversation that ends with an answer; what is too long loses its beginning.
+
+    A model without a chat template gets a pair of texts, of which the longer one is cut at its end.
+    """
     from jinja2 import TemplateError
 
     answered = [*conversation, Message("assistant", text)]
@@ -139,11 +145,11 @@ def _encode(
             whole = str(tokenizer.apply_chat_template(turns, tokenize=False))
         except TemplateError as error:
             raise RequestRejectedError(f"the chat template refuses the conversation: {error}", where=where) from None
-        ids = list(tokenizer(whole, add_special_tokens=False, verbose=False)["input_ids"])[-limit:]
+        encoded = tokenizer(whole, add_special_tokens=False, verbose=False)
     else:
-        asked = _clean("\n\n".join(message.content for message in conversation))
-        ids = list(tokenizer(asked, _clean(text), truncation=True, max_length=limit)["input_ids"])
-    return ids or [tokenizer.eos_token_id or 0]
+        asked = _clean("\n\n".join(message.content for message in conversation)) or " "  # no model reads nothing
+        encoded = tokenizer(asked, _clean(text), truncation=True, max_length=limit)
+    return {name: list(encoded[name])[-limit:] for name in _INPUTS if name in encoded}
 
 
 def _clean(text: str) -> str:

@@ -27,16 +27,28 @@ def save_tokenizer(folder: Path, template: str | None) -> None:
     core = Tokenizer(models.BPE(vocab={token: at for at, token in enumerate([*alphabet, "<end>"])}, merges=[]))
     core.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=False)
     core.decoder = decoders.ByteLevel()
-    tokenizer = PreTrainedTokenizerFast(tokenizer_object=core, eos_token="<end>")
+    inputs = ["input_ids", "token_type_ids", "attention_mask"]
+    tokenizer = PreTrainedTokenizerFast(tokenizer_object=core, eos_token="<end>", model_input_names=inputs)
     tokenizer.chat_template = template
     tokenizer.save_pretrained(folder)
 
 
 def save_model(folder: Path, labels: int, head: bool = True) -> None:
     import torch
-    from transformers import LlamaConfig, LlamaForCausalLM, LlamaForSequenceClassification
+    from transformers import (
+        BertConfig,
+        BertForSequenceClassification,
+        LlamaConfig,
+        LlamaForCausalLM,
+        LlamaForSequenceClassification,
+    )
 
     torch.manual_seed(7)
+    if folder.name == "encoder":
+        sizes = {"hidden_size": 16, "intermediate_size": 16, "num_hidden_layers": 1, "num_attention_heads": 2}
+        wide = BertConfig(vocab_size=257, num_labels=labels, initializer_range=0.6, **sizes)
+        BertForSequenceClassification(wide).save_pretrained(folder)
+        return
     config = LlamaConfig(
         vocab_size=257,
         hidden_size=16,
@@ -55,7 +67,12 @@ def save_model(folder: Path, labels: int, head: bool = True) -> None:
 def models(tmp_path_factory: pytest.TempPathFactory) -> Path:
     pytest.importorskip("transformers")
     root = tmp_path_factory.mktemp("models")
-    for name, labels, template in (("chat", 1, TEMPLATE), ("pair", 1, None), ("three", 3, TEMPLATE)):
+    for name, labels, template in (
+        ("chat", 1, TEMPLATE),
+        ("pair", 1, None),
+        ("encoder", 1, None),
+        ("three", 3, TEMPLATE),
+    ):
         save_tokenizer(root / name, template)
         save_model(root / name, labels)
     save_tokenizer(root / "headless", TEMPLATE)
@@ -80,7 +97,7 @@ def scores(node: RewardModel, texts: list[str], context: FakeContext | None = No
     return [candidate.scores[node.params.name] for candidate in output.candidates]
 
 
-@pytest.mark.parametrize("name", ["chat", "pair"])
+@pytest.mark.parametrize("name", ["chat", "pair", "encoder"])
 def test_scores_are_the_sigmoid_of_the_output_and_differ(models: Path, name: str) -> None:
     context = FakeContext()
     texts = ["1 + 1 = 2", "A: 5", "no idea"]
@@ -95,12 +112,22 @@ def test_scores_are_the_sigmoid_of_the_output_and_differ(models: Path, name: str
     assert isinstance(data["seconds"], float) and data["seconds"] > 0
 
 
-@pytest.mark.parametrize("name", ["chat", "pair"])
+@pytest.mark.parametrize("name", ["chat", "pair", "encoder"])
 def test_a_batch_of_unequal_lengths_changes_no_score(models: Path, name: str) -> None:
     texts = ["a", "a much longer answer than the first", "", "b" * 60, "é ﷽ \ud800"]
     together = scores(model(models / name, batch=5, normalise=False), texts)
     alone = scores(model(models / name, batch=1, normalise=False), texts)
     assert together == pytest.approx(alone, abs=1e-4)
+
+
+def test_an_encoder_is_told_which_part_is_the_answer(models: Path) -> None:
+    from transformers import AutoModelForSequenceClassification, AutoTokenizer
+
+    tokens = AutoTokenizer.from_pretrained(models / "encoder")("Hello.\n\nHello, what can I do?\n\nWhat is 2 + 3?", "5")
+    assert set(tokens["token_type_ids"]) == {0, 1}
+    real = AutoModelForSequenceClassification.from_pretrained(models / "encoder")
+    expected = real(**tokens.convert_to_tensors("pt", prepend_batch_axis=True)).logits[0, 0].item()
+    assert scores(model(models / "encoder", normalise=False), ["5"]) == pytest.approx([expected], abs=1e-4)
 
 
 def test_equal_texts_are_scored_once(models: Path) -> None:
@@ -110,9 +137,10 @@ def test_equal_texts_are_scored_once(models: Path) -> None:
 
 
 def test_long_texts_lose_their_beginning(models: Path) -> None:
-    same_end = ["one " * 3 + "x" * 20, "two " * 7 + "x" * 20]
-    cut = scores(model(models / "chat", max_tokens=16), same_end)
-    assert cut[0] == cut[1] != scores(model(models / "chat"), same_end)[0]
+    texts = ["one " * 3 + "x" * 20, "two " * 7 + "x" * 20, "one " * 3 + "y" * 20]
+    cut = scores(model(models / "chat", max_tokens=16), texts)
+    assert cut[0] == cut[1] != cut[2]
+    assert len(set(scores(model(models / "chat"), texts))) == 3
     assert all(map(math.isfinite, scores(model(models / "chat"), [text for text in HOSTILE if len(text) < 200_000])))
 
 
