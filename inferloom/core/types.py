@@ -128,6 +128,11 @@ class Completion:
             return None
         return sum(token.logprob for token in self.logprobs) / len(self.logprobs)
 
+    @property
+    def min_logprob(self) -> float | None:
+        """The log-probability of its least likely token; None where none were asked for or it is empty."""
+        return min(token.logprob for token in self.logprobs) if self.logprobs else None
+
 
 class Origin(TypedDict):
     """Where a candidate comes from: the node's path, the model's name and the completion's place in the bank."""

@@ -14,7 +14,6 @@ from __future__ import annotations
 
 import asyncio
 import hashlib
-import importlib.util
 import threading
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
@@ -22,6 +21,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, cast
 
 from inferloom.core.errors import RequestRejectedError, SetupError, UnknownNameError, UnreachableError, nearest
+from inferloom.core.loading import LOADING, need_packages
 from inferloom.core.protocols import Capabilities, TokenSink
 from inferloom.core.types import Completion, Request
 from inferloom.models._batcher import Batcher, Engine, Job
@@ -151,7 +151,7 @@ def open_transformers(rest: str, spec: ModelSpec) -> TransformersBackend:
     Raises:
         SetupError: torch or transformers is missing, a path has no model in it, or `extra` holds something unknown.
     """
-    _need_packages(spec.model)
+    need_packages(spec.model)
     folder = Path(rest).expanduser()
     # A hub name has at most one slash and no leading dot or slash; everything else is a path.
     path_like = rest.startswith(("/", "~", ".")) or rest.count("/") > 1 or folder.is_dir()
@@ -172,15 +172,9 @@ def open_pocket(rest: str, spec: ModelSpec) -> TransformersBackend:
     folder = POCKET_FOLDER / rest
     if not (folder / "config.json").is_file():
         raise SetupError("the weights of this size are not part of this installation", where=spec.model)
-    _need_packages(spec.model)
+    need_packages(spec.model)
     source = _source(spec, folder, rest)
     return TransformersBackend(replace(source, device=source.device or "cpu"), spec)
-
-
-def _need_packages(where: str) -> None:
-    for package in ("torch", "transformers"):
-        if importlib.util.find_spec(package) is None:
-            raise SetupError(f"needs the package `{package}`; run `pip install 'inferloom[pocket]'`", where=where)
 
 
 def _source(spec: ModelSpec, folder: Path | None, rest: str) -> Source:
@@ -217,17 +211,13 @@ def _file_digest(file: Path) -> str:
     return _digests[key]
 
 
-_loading = threading.Lock()
-"""One model at a time: transformers fills its modules when asked, and changes torch's defaults while it reads."""
-
-
 def load(source: Source) -> Engine:
     """Read a model and its tokenizer.
 
     Raises:
         SetupError: The folder does not hold a model that can be run.
     """
-    with _loading:
+    with LOADING:
         return _load(source)
 
 

@@ -8,16 +8,22 @@ from inferloom.nodes.critique import Critique
 from inferloom.nodes.dvts import Dvts
 from inferloom.nodes.few_shot import FewShot
 from inferloom.nodes.fuse import Fuse
+from inferloom.nodes.generative_reward import GenerativeReward
+from inferloom.nodes.listwise import Listwise
 from inferloom.nodes.mcts import Mcts
 from inferloom.nodes.oracle import Oracle
+from inferloom.nodes.pairwise import Pairwise
 from inferloom.nodes.particle_filter import ParticleFilter
 from inferloom.nodes.random import Random
 from inferloom.nodes.rank import Rank
 from inferloom.nodes.rerank import Rerank
 from inferloom.nodes.retrieve import Retrieve
+from inferloom.nodes.reward_model import RewardModel
 from inferloom.nodes.safety import Safety
 from inferloom.nodes.sample import Sample
 from inferloom.nodes.score import Score
+from inferloom.nodes.score_criteria import ScoreCriteria
+from inferloom.nodes.score_steps import ScoreSteps
 from inferloom.nodes.shuffle_choices import ShuffleChoices
 from inferloom.nodes.top_k import TopK
 from inferloom.nodes.vote import Vote
@@ -31,16 +37,22 @@ __all__ = [
     "Dvts",
     "FewShot",
     "Fuse",
+    "GenerativeReward",
+    "Listwise",
     "Mcts",
     "Oracle",
+    "Pairwise",
     "ParticleFilter",
     "Random",
     "Rank",
     "Rerank",
     "Retrieve",
+    "RewardModel",
     "Safety",
     "Sample",
     "Score",
+    "ScoreCriteria",
+    "ScoreSteps",
     "ShuffleChoices",
     "TopK",
     "Vote",

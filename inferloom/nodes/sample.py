@@ -5,7 +5,8 @@ Repeated sampling as in "Large Language Monkeys" (arXiv 2407.21787); several mod
 a program whose output is the answer, as Program of Thoughts (arXiv 2211.12588).
 
 Departures: what came in is kept and the new candidates follow it; an empty completion is a candidate without an answer,
-where Archon drops it; `logprobs` records the mean log-probability of each completion's tokens as the score `logprob`.
+where Archon drops it; `logprobs` records the mean log-probability of each completion's tokens as the score `logprob`,
+and that of its least likely token as `min_logprob`.
 The plan is a call of its own, so that several answers can share one. A program runs in the sandbox, and what it prints
 last joins its candidate's text; one that fails, or that the sandbox does not support, leaves its candidate without an
 answer. Plans and programs are asked for without the solved examples, which show worked answers.
@@ -13,18 +14,21 @@ answer. Plans and programs are asked for without the solved examples, which show
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import Annotated
 
 from pydantic import BaseModel, ConfigDict, Field, model_validator
 
 from inferloom.core.protocols import NodeContext
-from inferloom.core.types import Json, NodeOutput, NodeState, Request
+from inferloom.core.types import Candidate, Json, NodeOutput, NodeState, Request
 from inferloom.nodes.base import Node, Params, Thing, register_node
 from inferloom.nodes.common import candidates_of, gather, stop_reason
 from inferloom.nodes.styles import Asking, Style, draw_answers, run_programs
 
 LOGPROB = "logprob"
-"""The score that `logprobs: true` records."""
+"""The score that `logprobs: true` records: the mean over the tokens."""
+MIN_LOGPROB = "min_logprob"
+"""The other one: that of the least likely token."""
 
 
 class Example(BaseModel):
@@ -71,7 +75,9 @@ class SampleParams(Params):
         (), max_length=4, description="The text ends before the first of these strings"
     )
     logprobs: bool = Field(
-        False, description="Record each completion's mean log-probability as the score `logprob` (needs the capability)"
+        False,
+        description="Record log-probabilities as scores: `logprob`, the mean over a completion's tokens, and"
+        " `min_logprob`, the least of them (needs the capability)",
     )
 
     @property
@@ -160,11 +166,16 @@ class Sample(Node):
         for index, ran in zip(programs, await run_programs([new[index] for index in programs], context), strict=True):
             new[index] = ran
         if params.logprobs:
-            # An empty completion has no tokens to judge by: certain, but of nothing, so the lowest mean there is.
-            means = [completion.mean_logprob for _, completion in pairs]
-            lowest = min((mean for mean in means if mean is not None), default=0.0)
-            new = [
-                candidate.with_score(LOGPROB, lowest if mean is None else mean)
-                for candidate, mean in zip(new, means, strict=True)
-            ]
+            completions = [completion for _, completion in pairs]
+            new = _with_score(new, LOGPROB, [completion.mean_logprob for completion in completions])
+            new = _with_score(new, MIN_LOGPROB, [completion.min_logprob for completion in completions])
         return NodeOutput(candidates=(*state.candidates, *new), stopped=stop_reason(context, refusal))
+
+
+def _with_score(candidates: Sequence[Candidate], name: str, values: Sequence[float | None]) -> list[Candidate]:
+    # An empty completion has no tokens to judge by: certain, but of nothing, so the lowest value there is.
+    lowest = min((value for value in values if value is not None), default=0.0)
+    return [
+        candidate.with_score(name, lowest if value is None else value)
+        for candidate, value in zip(candidates, values, strict=True)
+    ]

@@ -1,42 +1,47 @@
-"""Give every candidate a score in [0, 1]: by a model that judges it, or by how sure its own model was of it.
+"""Give every candidate a score: by a judging model, by how sure its own model was of it, or by a Python function.
 
 `judge`: a model grades each candidate with one digit; with `expected`, the grade is the mean over the digits'
-probabilities, as in G-Eval (arXiv 2303.16634). `logprob`: the geometric mean of the token probabilities, from the mean
-log-probability that `sample` recorded (`logprobs: true`); it makes no calls. Departures from G-Eval: the scale is 0 to
-9, without reasoning before the digit, and candidates with the same text are judged once. A reply without a digit
-scores 0 and is reported as the event `parse_failed`.
+probabilities, as in G-Eval (arXiv 2303.16634). `logprob`: from the log-probabilities that `sample` recorded (`logprobs:
+true`), the geometric mean of the token probabilities or, with `tokens: min`, the probability of the least likely token;
+their sum is no choice, since it rewards short texts. `callable`: a function that was registered with `register_scorer`
+(`inferloom.nodes.scorers`). The last two make no calls.
+
+All scores are in [0, 1], but a function may give any finite number. Departures from G-Eval: the scale is 0 to 9,
+without reasoning before the digit, and candidates with the same text are judged once (a function sees the whole
+candidate and is called for each). A reply without a digit scores 0 and is reported as the event `parse_failed`.
 """
 
 from __future__ import annotations
 
 import math
-import re
 from typing import Literal
 
 from pydantic import Field, model_validator
 
+from inferloom.core.errors import UnknownNameError
 from inferloom.core.protocols import NodeContext
-from inferloom.core.types import Candidate, Completion, Json, NodeOutput, NodeState, Request
+from inferloom.core.types import Candidate, Json, NodeOutput, NodeState
 from inferloom.nodes.base import Node, Params, Thing, register_node
-from inferloom.nodes.common import ask, converse, gather, incoming, order_by, scores_of, stop_reason
-from inferloom.nodes.sample import LOGPROB
+from inferloom.nodes.common import gather, incoming, scores_of
+from inferloom.nodes.grading import ask_grade, distinct, hand_on, read_grade
+from inferloom.nodes.sample import LOGPROB, MIN_LOGPROB
+from inferloom.nodes.scorers import SCORERS, call_scorer
 
-_DIGIT = re.compile(r"(?<![\w.])[0-9](?!\w|\.[0-9])")
-_TOP_DIGIT = 9
-_NAMES = {"judge": "judge", "logprob": "confidence"}
-_ALTERNATIVES = 20
-"""Tokens asked for beside the digit: the ten digits need not be the ten likeliest. 20 is the most that servers give."""
+_NAMES = {"judge": "judge", "logprob": "confidence", "callable": "callable"}
+_RECORDED = {"mean": LOGPROB, "min": MIN_LOGPROB}
 
 
 class ScoreParams(Params):
     """Parameters of `score`."""
 
-    method: Literal["judge", "logprob"] = Field("judge", description="Who scores: a judging model, or `sample`'s own")
+    method: Literal["judge", "logprob", "callable"] = Field(
+        "judge", description="Who scores: a judging model, `sample`'s own, or a Python function"
+    )
     model: str | None = Field(
         None, min_length=1, description="The model that judges (method judge)", json_schema_extra={"model": True}
     )
     name: str | None = Field(
-        None, min_length=1, description="The score's name; without it `judge`, or `confidence` for method logprob"
+        None, min_length=1, description="The score's name; without it `judge`, `confidence` (logprob) or `callable`"
     )
     expected: bool = Field(
         False,
@@ -44,19 +49,32 @@ class ScoreParams(Params):
         json_schema_extra={"search": [False, True]},
     )
     max_tokens: int = Field(16, ge=1, le=1_000_000, description="The judge's longest reply, in tokens")
+    tokens: Literal["mean", "min"] = Field(
+        "mean", description="Which token probability counts (method logprob): the geometric mean, or the least"
+    )
+    scorer: str | None = Field(None, min_length=1, description="The registered function that scores (method callable)")
 
     @model_validator(mode="after")
     def _fits_method(self) -> ScoreParams:
         if self.method == "judge" and self.model is None:
             raise ValueError("score with method `judge` needs `model`, the model that judges")
-        if self.method == "logprob" and (self.model is not None or self.expected):
-            raise ValueError("score with method `logprob` calls no model; leave out `model` and `expected`")
+        if self.method != "judge" and (self.model is not None or self.expected):
+            raise ValueError(f"score with method `{self.method}` calls no model; leave out `model` and `expected`")
+        if self.method != "logprob" and self.tokens != "mean":
+            raise ValueError("`tokens` is for score with method `logprob`")
+        if (self.method == "callable") != (self.scorer is not None):
+            raise ValueError("score with method `callable`, and no other, needs `scorer`, the name of a function")
+        if self.scorer is not None:
+            try:
+                SCORERS.get(self.scorer)
+            except UnknownNameError as unknown:
+                raise ValueError(unknown.sentence) from None
         return self
 
 
 @register_node("score")
 class Score(Node):
-    """Score every candidate from 0 to 1, by a judging model or by its own log-probability."""
+    """Score every candidate, by a judging model, its own log-probability or a Python function."""
 
     Params = ScoreParams
     params: ScoreParams
@@ -97,71 +115,38 @@ class Score(Node):
 
     async def run(self, state: NodeState, context: NodeContext) -> NodeOutput:
         candidates = incoming(state, context)
+        if self.params.method == "judge":
+            return await self._judge(candidates, state, context)
         if self.params.method == "logprob":
-            means = scores_of(candidates, LOGPROB, context)
-            scored = [
-                candidate.with_score(self.score_name, math.exp(min(mean, 0.0)))
-                for candidate, mean in zip(candidates, means, strict=True)
-            ]
-            return NodeOutput(candidates=tuple(scored))
-        return await self._judge(candidates, state, context)
+            means = scores_of(candidates, _RECORDED[self.params.tokens], context)
+            values = [math.exp(min(mean, 0.0)) for mean in means]
+        else:
+            values = await self._call(candidates, state, context)
+        scored = [
+            candidate.with_score(self.score_name, value) for candidate, value in zip(candidates, values, strict=True)
+        ]
+        return NodeOutput(candidates=tuple(scored))
 
     async def _judge(self, candidates: tuple[Candidate, ...], state: NodeState, context: NodeContext) -> NodeOutput:
-        texts = list(dict.fromkeys(candidate.text for candidate in candidates))
-        replies, refusal = await gather(self._ask(text, state, context) for text in texts)
-        grades = {text: self._grade(reply, context) for text, reply in zip(texts, replies, strict=True) if reply}
+        params = self.params
+        assert params.model is not None  # the parameters have a model where the method is `judge`
+        model = params.model
+        texts = [candidate.text for candidate in distinct(candidates)]
+        replies, refusal = await gather(
+            ask_grade(text, model, state, context, expected=params.expected, max_tokens=params.max_tokens)
+            for text in texts
+        )
+        grades = {
+            text: read_grade(reply, context, expected=params.expected)
+            for text, reply in zip(texts, replies, strict=True)
+            if reply
+        }
         if refusal and not grades:
             raise refusal
-        scored = [
-            candidate.with_score(self.score_name, grades[candidate.text]) if candidate.text in grades else candidate
-            for candidate in candidates
-        ]
-        if refusal:
-            # The run ends here with its first candidate: let that be the best of those that were judged.
-            order = order_by([grades.get(candidate.text, -1.0) for candidate in candidates])
-            scored = [scored[position] for position in order]
-        return NodeOutput(candidates=tuple(scored), stopped=stop_reason(context, refusal))
+        return hand_on(candidates, grades, self.score_name, context, refusal)
 
-    async def _ask(self, text: str, state: NodeState, context: NodeContext) -> Completion:
-        assert self.params.model is not None  # the parameters have a model where the method is `judge`
-        request = Request(
-            messages=converse(state, context, "score", {"candidate": text}),
-            temperature=0.0,
-            max_tokens=self.params.max_tokens,
-            logprobs=_ALTERNATIVES if self.params.expected else None,
-        )
-        return await ask(context, self.params.model, request)
-
-    def _grade(self, reply: Completion, context: NodeContext) -> float:
-        digit = expected_digit(reply) if self.params.expected else greedy_digit(reply.text)
-        if digit is None:
-            context.emit("parse_failed", {"role": "score", "reply": reply.text[:200]})
-            return 0.0
-        return digit / _TOP_DIGIT
-
-
-def greedy_digit(text: str) -> float | None:
-    """The first digit that stands alone in a reply ("7", "7/9", "Score: 7."); None for others ("10", "0.7")."""
-    found = _DIGIT.search(text)
-    return float(found[0]) if found else None
-
-
-def expected_digit(reply: Completion) -> float | None:
-    """The mean of the digits that could stand at the reply's digit, weighted by their probabilities."""
-    tokens = reply.logprobs or ()
-    whole = "".join(token.token for token in tokens)
-    # The log-probabilities also cover a reasoning block, which is no part of the text.
-    found = _DIGIT.search(whole, max(0, whole.rfind(reply.text.strip())))
-    if found is None:
-        return None
-    end = 0
-    for token in tokens:
-        end += len(token.token)
-        if found.start() < end:
-            chances = {text: math.exp(logprob) for text, logprob in ((token.token, token.logprob), *token.top)}
-            digits = {text: chance for text, chance in chances.items() if re.fullmatch(r"\s*[0-9]\s*", text)}
-            whole_chance = math.fsum(digits.values())
-            if whole_chance > 0:
-                return math.fsum(int(text) * chance for text, chance in digits.items()) / whole_chance
-            break
-    return float(found[0])
+    async def _call(self, candidates: tuple[Candidate, ...], state: NodeState, context: NodeContext) -> list[float]:
+        name = self.params.scorer
+        assert name is not None  # the parameters have one where the method is `callable`
+        values, _ = await gather(call_scorer(name, candidate, state, context) for candidate in candidates)
+        return [value for value in values if value is not None]

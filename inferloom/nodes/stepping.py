@@ -24,14 +24,11 @@ from inferloom.core.errors import BudgetExceededError
 from inferloom.core.protocols import NodeContext
 from inferloom.core.types import Candidate, Completion, Message, NodeOutput, NodeState, Request
 from inferloom.nodes.base import Node, Params, Thing
-from inferloom.nodes.common import ask, candidates_of, converse, draw, gather, stop_reason
-from inferloom.nodes.score import expected_digit, greedy_digit
+from inferloom.nodes.common import candidates_of, converse, draw, gather, stop_reason
+from inferloom.nodes.grading import grader
 
 Aggregate: TypeAlias = Literal["last", "min", "product", "mean"]
 """How the scores of the steps become one. A plain sum is none of them: it pays for length."""
-_TOP_DIGIT = 9
-_ALTERNATIVES = 20
-"""Tokens asked for beside the judge's digit, as many as servers give."""
 
 
 class StepParams(Params):
@@ -170,6 +167,13 @@ class Walk:
         self._state = state
         self._context = context
         self._opening = converse(state, context, "solve")
+        self._grade = grader(
+            state,
+            context,
+            model=params.judge or params.model,
+            expected=params.expected,
+            max_tokens=params.judge_tokens,
+        )
         self._grades: dict[str, float] = {}
 
     def score(self, part: Partial) -> float:
@@ -213,11 +217,9 @@ class Walk:
         new = dict.fromkeys(part.shown for part in parts if part.steps and not part.judged)
         texts = [text for text in new if text not in self._grades]
         if texts:
-            replies, refusal = await gather(self._ask(text) for text in texts)
+            grades, refusal = await self._grade(texts)
             self.refusal = self.refusal or refusal
-            for text, reply in zip(texts, replies, strict=True):
-                if reply is not None:
-                    self._grades[text] = self._grade(reply)
+            self._grades |= grades
         return [
             part.with_score(self._grades[part.shown])
             if part.steps and not part.judged and part.shown in self._grades
@@ -266,22 +268,6 @@ class Walk:
             top_p=params.top_p,
             stop=() if last_step else (params.step,),
         )
-
-    async def _ask(self, text: str) -> Completion:
-        request = Request(
-            messages=converse(self._state, self._context, "score", {"candidate": text}),
-            temperature=0.0,
-            max_tokens=self._params.judge_tokens,
-            logprobs=_ALTERNATIVES if self._params.expected else None,
-        )
-        return await ask(self._context, self._params.judge or self._params.model, request)
-
-    def _grade(self, reply: Completion) -> float:
-        digit = expected_digit(reply) if self._params.expected else greedy_digit(reply.text)
-        if digit is None:
-            self._context.emit("parse_failed", {"role": "score", "reply": reply.text[:200]})
-            return 0.0
-        return digit / _TOP_DIGIT
 
 
 def open_turn(opening: tuple[Message, ...], text: str) -> tuple[Message, ...]:

@@ -41,7 +41,7 @@ def test_types_ranges_and_defaults_are_in_words() -> None:
     assert parameters["model"]["required"] and parameters["model"]["model"]
     assert parameters["top_p"]["range"] == "above 0 to 1"
     methods = next(parameter for parameter in describe("score")["parameters"] if parameter["name"] == "method")
-    assert methods["range"] == "one of judge, logprob"
+    assert methods["range"] == "one of judge, logprob, callable"
 
 
 def test_requires_and_provides_come_from_the_node() -> None:

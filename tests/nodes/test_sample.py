@@ -96,6 +96,7 @@ def test_logprobs_are_recorded_as_a_score_and_need_the_capability() -> None:
     output = run(node, make_state(), FakeContext(reply=reply))
     assert output.candidates is not None
     assert [candidate.scores["logprob"] for candidate in output.candidates] == [-1.5, -1.5, -0.25]
+    assert [candidate.scores["min_logprob"] for candidate in output.candidates] == [-2.0, -2.0, -0.25]
 
 
 def test_the_budget_lets_through_what_fits() -> None:

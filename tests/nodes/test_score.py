@@ -1,13 +1,17 @@
 """Score: reading grades, expected digits, one call per text, log-probabilities."""
 
+import asyncio
 import math
+from dataclasses import replace
 
 import pytest
 from pydantic import ValidationError
 
 from inferloom.core.errors import UserError
-from inferloom.core.types import Completion, Request, TokenLogprob
-from inferloom.nodes.score import Score, ScoreParams, expected_digit, greedy_digit
+from inferloom.core.types import Candidate, Completion, Request, TokenLogprob
+from inferloom.nodes.grading import expected_digit, greedy_digit
+from inferloom.nodes.score import Score, ScoreParams
+from inferloom.nodes.scorers import register_scorer
 from inferloom.nodes.testing import FakeContext, make_state, run
 
 
@@ -132,8 +136,73 @@ def test_logprob_without_recorded_ones_is_the_users_mistake() -> None:
 
 @pytest.mark.parametrize(
     "params",
-    [{}, {"method": "logprob", "model": "large"}, {"method": "logprob", "expected": True}, {"method": "vibes"}],
+    [
+        {},
+        {"method": "logprob", "model": "large"},
+        {"method": "logprob", "expected": True},
+        {"method": "vibes"},
+        {"model": "large", "tokens": "min"},
+        {"model": "large", "scorer": "test/length"},
+        {"method": "callable"},
+        {"method": "callable", "scorer": "test/length", "model": "large"},
+    ],
 )
 def test_parameters_that_do_not_fit_the_method_are_refused(params: dict[str, object]) -> None:
     with pytest.raises(ValidationError):
         ScoreParams.model_validate(params)
+
+
+def test_the_least_likely_token_may_count_instead_of_the_mean() -> None:
+    candidates = tuple(
+        candidate.with_score("min_logprob", logprob)
+        for candidate, logprob in zip(make_state(["a", "b"]).candidates, (-2.0, -0.5), strict=True)
+    )
+    state = replace(make_state(), candidates=candidates)
+    output = run(Score(ScoreParams(method="logprob", tokens="min")), state, FakeContext())
+    assert output.candidates is not None
+    assert [candidate.scores["confidence"] for candidate in output.candidates] == pytest.approx(
+        [math.exp(-2), math.exp(-0.5)]
+    )
+
+
+@register_scorer("test/length")
+def length(question: str, candidate: Candidate) -> float:
+    assert question == "What is 2 + 3?"
+    return len(candidate.text) + candidate.scores["judge"]
+
+
+@register_scorer("test/waiting")
+async def waiting(question: str, candidate: Candidate) -> float:
+    await asyncio.sleep(0)
+    return {"a": 1.5, "b": math.inf}.get(candidate.text, -0.5)
+
+
+@register_scorer("test/broken")
+def broken(question: str, candidate: Candidate) -> float:
+    return 1 / len(candidate.text[1:])
+
+
+def call(scorer: str, texts: list[str]) -> list[float]:
+    context = FakeContext()
+    output = run(Score(ScoreParams(method="callable", scorer=scorer)), make_state(texts), context)
+    assert output.candidates is not None and context.calls == 0
+    return [candidate.scores["callable"] for candidate in output.candidates]
+
+
+def test_a_registered_function_scores_each_whole_candidate() -> None:
+    assert call("test/length", ["ab", "ab", ""]) == pytest.approx([3, 2.5, 1 / 3])
+    assert call("test/waiting", ["a", "c"]) == [1.5, -0.5]
+
+
+def test_a_function_that_fails_or_gives_no_number_is_named() -> None:
+    with pytest.raises(UserError, match="steps/1: the scorer `test/broken` failed: ZeroDivisionError"):
+        call("test/broken", ["ab", "a"])
+    with pytest.raises(UserError, match="steps/1: the scorer `test/waiting` gave inf; must be a finite number"):
+        call("test/waiting", ["a", "b"])
+
+
+def test_an_unknown_function_is_refused_with_the_nearest_name() -> None:
+    with pytest.raises(ValidationError, match="unknown scorer `test/lenght`; did you mean `test/length`"):
+        ScoreParams(method="callable", scorer="test/lenght")
+    with pytest.raises(ValidationError, match="unknown scorer `os:getcwd`"):
+        ScoreParams(method="callable", scorer="os:getcwd")

@@ -106,7 +106,7 @@ ERRORS = [
     (STEPS + "  - sample: {model: small, logprobs: 1}\n", "`logprobs` of `sample` must be true or false, not 1"),
     (STEPS + "  - sample: {model: small, stop: [1]}\n", "steps[0].sample.stop[0]: `stop[0]` of `sample` is wrong: must be text, not 1"),
     (STEPS + "  - sample\n", "p.yaml:3: steps[0]: `sample` needs the parameter `model`"),
-    (STEPS + "  - {sample: small}\n  - {score: {model: large, method: jugde}}\n", "`method` of `score` must be one of `judge`, `logprob`, not `jugde`; did you mean `judge`?"),
+    (STEPS + "  - {sample: small}\n  - {score: {model: large, method: jugde}}\n", "`method` of `score` must be one of `judge`, `logprob`, `callable`, not `jugde`; did you mean `judge`?"),
     (STEPS + "  - {sample: small}\n  - rank\n", "p.yaml:4: steps[1]: `rank`: needs exactly one of"),
     (STEPS + "  - sample: small\n    n: 4\n", "a step must be one node, not 2 keys (sample, n); indent the parameters under `sample`"),
     (STEPS + "  - 3\n", "a step must be `name` or"),
