@@ -16,6 +16,10 @@ VARIANTS = [
     NodeCase("rank", {"by": "judge", "top_k": 1}),
     NodeCase("rank", {"model": "large", "window": 2}),
     NodeCase("fuse", {"model": "large", "n": 3, "keep": True}),
+    NodeCase("refine", {"model": "small", "gate": "always", "rounds": 3}),
+    NodeCase("refine", {"model": "small", "critic": "large", "gate": "score", "by": "judge", "below": 0.4}),
+    NodeCase("verify", {"model": "large", "mode": "score"}),
+    NodeCase("verify", {"model": "large", "first_k": 2}),
 ]
 
 

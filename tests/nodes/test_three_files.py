@@ -12,7 +12,11 @@ from inferloom.nodes.base import NODES
 PACKAGE = Path(inferloom.__file__).parent
 TESTS = Path(__file__).parent
 BUILT_IN = [name for name, node in NODES if node.__module__.startswith("inferloom.nodes.")]
-OTHER_MEANINGS = {("pipelines/graph.py", "best"): "in conditions, `best` is the highest value of a score"}
+OTHER_MEANINGS = {
+    ("pipelines/graph.py", "best"): "in conditions, `best` is the highest value of a score",
+    ("nodes/refine.py", "critique"): "a value of the role `revise`, and a gate that goes by it",
+    ("nodes/refine.py", "score"): "the gate that goes by a score",
+}
 
 
 def decisions(tree: ast.Module) -> Iterator[tuple[int, str]]:
