@@ -135,3 +135,16 @@ def test_every_command_takes_db_and_json(cli: Cli, command: str) -> None:
 
 def test_no_command_is_help(cli: Cli) -> None:
     assert "Commands" in cli().out
+
+
+def test_eval_takes_a_grader_that_asks_a_model_and_reports_it_apart(cli: Cli) -> None:
+    judge = "judge: {model: 'scripted:constant:A: correct'}"
+    done = cli("eval", "p.yaml", "--data", "data.jsonl", "--grader", judge, "--stream", "e", "--json")
+    assert done.code == 0
+    assert done.json["score"]["mean"] == 1.0
+    assert (done.json["usage"]["calls"], done.json["grading"]["usage"]["calls"]) == (160, 40)
+    assert "grading, apart from that" in cli("eval", "p.yaml", "--data", "data.jsonl", "--grader", judge).out
+    own = cli("eval", "p.yaml", "--data", "data.jsonl", "--grader", "judge: {model: 'scripted:replies.yaml'}")
+    assert own.code == 2 and "same_model" in own.err
+    wrong = cli("eval", "p.yaml", "--data", "data.jsonl", "--grader", "judge: scripted")
+    assert wrong.code == 2 and "must be a grader's name" in wrong.err

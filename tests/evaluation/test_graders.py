@@ -33,13 +33,13 @@ def starts_with_blood(item: Item, answer: str | None, text: str) -> bool:
 
 @script("tests-fair-judge")
 def fair_judge(request: Request, seed: int) -> str:
-    """Knows the right answer of the case, which is always 42."""
+    """Knows the right answer of the case, which is always 42; 41 is next best."""
     said = request.messages[-1].content
     if "<proposal>" in said:
         return "A: correct" if "<proposal>\n42\n</proposal>" in said else "Let me see.\nA: Incorrect."
     shown = re.findall(r'<answer letter="(\w)">\n(.*?)\n</answer>', said, re.DOTALL)
-    best = [letter for letter, text in shown if text == "42"]
-    return f"A: {best[0]}" if len(best) == 1 else "A: A"
+    worth = {letter: {"42": 2, "41": 1}.get(text, 0) for letter, text in shown}
+    return "A: tie" if worth["A"] == worth["B"] else f"A: {max(worth, key=worth.__getitem__)}"
 
 
 def item(answer: str, question: str = "q", **meta: Json) -> Item:
@@ -61,7 +61,7 @@ CASES: dict[str, tuple[Grader, Item, str, str]] = {
     ),
     "math": (make_grader({"math": {"seconds": 2}}), item(r"\frac{84}{2}"), "42.0", "43"),
     "judge": (make_grader({"judge": {"model": "scripted:tests-fair-judge"}}), item("forty-two"), "42", "43"),
-    "pairwise": (make_grader({"pairwise": {"model": "scripted:tests-fair-judge"}}), item("42"), "42", "43"),
+    "pairwise": (make_grader({"pairwise": {"model": "scripted:tests-fair-judge"}}), item("41"), "42", "43"),
     "callable": (CallableGrader(starts_with_blood), item(""), "42!", "24"),
 }
 HOSTILE = [
@@ -102,9 +102,7 @@ def test_right_is_one_wrong_is_zero_none_is_zero(name: str, bench: Bench) -> Non
     grader, asked, right, wrong = CASES[name]
     assert grader.name == name
     assert grader.refusal(asked) is None
-    # A comparison with the right answer itself is even at best.
-    most = 0.5 if name == "pairwise" else 1.0
-    assert graded(bench, grader, asked, right, right) == most
+    assert graded(bench, grader, asked, right, right) == 1.0
     assert graded(bench, grader, asked, wrong, wrong) == 0.0
     assert graded(bench, grader, asked, None, "") == 0.0
 
@@ -286,6 +284,7 @@ def test_pairwise_compares_in_both_orders(bench: Bench) -> None:
     assert "`rival` has no text" in str(grader.refusal(item("x")))
     assert graded(bench, grader, asked, "42", "") == 1.0
     assert graded(bench, grader, item("", rival="42"), "43", "") == 0.0
+    assert graded(bench, grader, asked, "44", "") == 0.5
     always_first = make_grader({"pairwise": {"model": "scripted:constant:A: A", "against": "rival"}})
     assert graded(bench, always_first, asked, "42", "") == 0.5
 
