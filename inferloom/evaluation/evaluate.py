@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING
 
 from inferloom.core.errors import DataError, ModelError, SetupError
 from inferloom.core.types import Usage, total
-from inferloom.evaluation.asking import Answers, Bench, Grading
+from inferloom.evaluation.asking import Answers, Bench, Grading, Hashed
 from inferloom.evaluation.graders import Grader
 from inferloom.evaluation.item import Item
 from inferloom.evaluation.stats import Interval, mean_interval
@@ -139,36 +139,13 @@ async def evaluate(
     began = time.perf_counter()
     place = None if study is None or trial is None else (study, trial)
     grading = Grading()
-    if grader.asks_models:
-        if judges is None:
-            raise SetupError(f"the grader `{grader.name}` asks a model; `evaluate` needs `judges` for it")
-        grader = grader.attached(Bench(judges, pipeline.spec, study, grading))
+    grader = _ready(grader, judges, pipeline.spec, study, grading)
     work = _Work(pipeline, grader, store, stream, split, place, study, on_item, most_failed * len(items))
     done = {} if place is None else _rows_there(store, *place, split, pipeline.spec.hash)
     for item in items:
         if item.id in done:
             work.take(done[item.id])
-    gate = asyncio.Semaphore(concurrency)
-
-    async def one(item: Item) -> None:
-        async with gate:
-            # The group cancels its tasks only at the next turn of the loop; nothing more may be asked before that.
-            if work.ended:
-                return
-            try:
-                await work.run(item)
-            except BaseException:
-                work.ended = True
-                raise
-
-    try:
-        async with asyncio.TaskGroup() as group:
-            for item in items:
-                if item.id not in done:
-                    group.create_task(one(item))
-    except BaseExceptionGroup as errors:
-        # The first error ended the others; it alone says what happened.
-        raise errors.exceptions[0] from None
+    await work.run_all([item for item in items if item.id not in done], concurrency)
     results = tuple(work.results[item.id] for item in items)
     seed = 0 if rng is None else rng.getrandbits(32)
     return Evaluation(
@@ -177,6 +154,21 @@ async def evaluate(
         wall_seconds=time.perf_counter() - began,
         grading=grading,
     )
+
+
+def _ready(
+    grader: Grader,
+    judges: Callable[[PipelineSpec], Answers] | None,
+    arm: Hashed,
+    study: str | None,
+    grading: Grading,
+) -> Grader:
+    """The grader with what it needs to ask its model, where it asks one."""
+    if not grader.asks_models:
+        return grader
+    if judges is None:
+        raise SetupError(f"the grader `{grader.name}` asks a model; `evaluate` needs `judges` for it")
+    return grader.attached(Bench(judges, arm, study, grading))
 
 
 def _rows_there(store: Store, study: str, trial: int, split: str, pipeline: str) -> dict[str, ItemResult]:
@@ -218,13 +210,36 @@ class _Work:
         self._on_item = on_item
         self._failures_allowed = failures_allowed
         self._failures = 0
-        self.ended = False
+        self._ended = False
         self.results: dict[str, ItemResult] = {}
 
     def take(self, result: ItemResult) -> None:
         self.results[result.item] = result
         if self._on_item is not None:
             self._on_item(result)
+
+    async def run_all(self, items: Sequence[Item], concurrency: int) -> None:
+        """Run items, so many at once; the first error ends all."""
+        gate = asyncio.Semaphore(concurrency)
+
+        async def one(item: Item) -> None:
+            async with gate:
+                # The group cancels its tasks only at the next turn of the loop; nothing more may be asked before that.
+                if self._ended:
+                    return
+                try:
+                    await self.run(item)
+                except BaseException:
+                    self._ended = True
+                    raise
+
+        try:
+            async with asyncio.TaskGroup() as group:
+                for item in items:
+                    group.create_task(one(item))
+        except BaseExceptionGroup as errors:
+            # The first error ended the others; it alone says what happened.
+            raise errors.exceptions[0] from None
 
     async def run(self, item: Item) -> None:
         """Ask, grade and record one item."""
