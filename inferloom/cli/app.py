@@ -6,7 +6,7 @@ from typing import Annotated
 
 import typer
 
-from inferloom.cli import bank, evaluation, init, models, nodes, plan, run, runs, search, show, studies
+from inferloom.cli import bank, evaluation, init, models, nodes, plan, run, runs, scaling, search, show, studies
 from inferloom.cli.options import Group, group_with_default
 
 app = typer.Typer(
@@ -41,6 +41,7 @@ app.command("eval")(evaluation.evaluate)
 app.command("plan")(plan.plan)
 app.command("show")(show.show)
 app.command("nodes")(nodes.nodes)
+app.command("scaling")(scaling.scaling)
 app.command("studies")(studies.studies)
 app.command("init")(init.init)
 for _name, _module, _default in (("models", models, "list"), ("runs", runs, "list"), ("bank", bank, "size")):

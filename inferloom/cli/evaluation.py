@@ -17,11 +17,22 @@ from inferloom.core.errors import SpecError
 if TYPE_CHECKING:
     from inferloom.evaluation.data import DataSet, FieldName
     from inferloom.evaluation.evaluate import Evaluation, ItemResult
+    from inferloom.evaluation.graders import GraderSpec
     from inferloom.evaluation.item import Item
     from inferloom.pipelines.run import Pipeline
     from inferloom.store import Store
 
 Part = Literal["all", "dev", "confirm", "test"]
+
+
+GraderOption = Annotated[
+    str | None,
+    typer.Option(
+        "--grader",
+        metavar="NAME|YAML",
+        help="Who judges; exact for files. With parameters: 'judge: {model: openai:NAME}'.",
+    ),
+]
 
 
 def evaluate(
@@ -33,7 +44,7 @@ def evaluate(
         list[str] | None,
         typer.Option("--field", metavar="FIELD=NAME", help="What the file calls a field, e.g. answer=target."),
     ] = None,
-    grader: Annotated[str | None, typer.Option("--grader", metavar="NAME", help="Who judges; exact for files.")] = None,
+    grader: GraderOption = None,
     split: Annotated[
         str, typer.Option("--split", metavar="all|dev|confirm|test", help="Which part of the data.")
     ] = "all",
@@ -45,7 +56,7 @@ def evaluate(
     json: Json = False,
 ) -> None:
     """Run a pipeline over a data set and grade its answers."""
-    loaded = _load(data, fields or [], grader, limit, count_)
+    loaded = load_data(data, fields or [], grader, limit, count_, where="eval")
     items = _part(loaded, split)
     from inferloom.models.client import Gateway
     from inferloom.pipelines.run import Pipeline, run_sync
@@ -71,6 +82,9 @@ def evaluate(
     print_text(f"score {mean.mean:.1%} (95% interval {mean.low:.1%} to {mean.high:.1%}, {count(mean.n, 'item')})")
     print_text(f"nominal: {usage_line(done.usage)}")
     print_text(f"billed: {usage_line(done.billed)}; {done.wall_seconds:.1f} s")
+    if done.grading.runs:
+        unread = f"; {done.grading.unread:,} without a verdict" if done.grading.unread else ""
+        print_text(f"grading, apart from that: {usage_line(done.grading.nominal)}{unread}")
     if done.failures:
         failed = done.failures[0]
         print_text(
@@ -80,23 +94,42 @@ def evaluate(
         print_text(f"the test part of {loaded.name} has now been looked at {count(touches, 'time')}")
 
 
-def _load(data: str, fields: list[str], grader: str | None, limit: int | None, made: int) -> DataSet:
+def load_data(data: str, fields: list[str], grader: str | None, limit: int | None, made: int, *, where: str) -> DataSet:
+    """The items that the options of a command name.
+
+    Raises:
+        UserError: An option or the data is wrong.
+    """
     from inferloom.evaluation.data import DataSpec, FieldName, load_items
+
+    judged = _grader(grader, where)
 
     if data == "pocket" or data.startswith("pocket:"):
         if fields:
-            raise SpecError("`--field` goes with a file; made tasks have their fields", where="eval --field")
-        return load_items(DataSpec(procedural=data, count=made, grader=grader, limit=limit))
+            raise SpecError("`--field` goes with a file; made tasks have their fields", where=f"{where} --field")
+        return load_items(DataSpec(procedural=data, count=made, grader=judged, limit=limit))
     mapping: dict[FieldName, str] = {}
     known = get_args(FieldName)
     for pair in fields:
         field, equals, name = pair.partition("=")
         if not equals or not name or field not in known:
             raise SpecError(
-                f"`{pair}` must be FIELD=NAME with one of the fields {', '.join(known)}", where="eval --field"
+                f"`{pair}` must be FIELD=NAME with one of the fields {', '.join(known)}", where=f"{where} --field"
             )
         mapping[cast("FieldName", field)] = name
-    return load_items(DataSpec(file=data, fields=mapping, grader=grader, limit=limit))
+    return load_items(DataSpec(file=data, fields=mapping, grader=judged, limit=limit))
+
+
+def _grader(text: str | None, where: str) -> GraderSpec | None:
+    """A grader's name, or `name: {parameters}` in YAML."""
+    if text is None or ":" not in text:
+        return text
+    from inferloom.pipelines.document import load_document
+
+    data = load_document(text, name=f"{where} --grader").data
+    if not isinstance(data, dict) or len(data) != 1 or not all(isinstance(value, dict) for value in data.values()):
+        raise SpecError(f"`{text}` must be a grader's name or `NAME: {{PARAMETER: VALUE}}`", where=f"{where} --grader")
+    return cast("GraderSpec", data)
 
 
 def _part(data: DataSet, split: str) -> tuple[Item, ...]:
@@ -142,6 +175,7 @@ async def _evaluate(
                 split=split,
                 concurrency=concurrency,
                 on_item=on_item,
+                judges=lambda judge: type(pipeline)(judge, pipeline.gateway),
             )
         finally:
             await pipeline.gateway.aclose()
@@ -166,6 +200,7 @@ def _document(pipeline: str, data: str, split: str, done: Evaluation, touches: i
         "score": {"mean": mean.mean, "low": mean.low, "high": mean.high, "n": mean.n},
         "usage": done.usage.to_json(),
         "billed": done.billed.to_json(),
+        "grading": done.grading.to_json(),
         "failed": len(done.failures),
         "test_touches": touches,
         "wall_seconds": done.wall_seconds,

@@ -7,10 +7,11 @@ import time
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from random import Random
-from typing import TYPE_CHECKING, Protocol
+from typing import TYPE_CHECKING
 
-from inferloom.core.errors import DataError, ModelError
+from inferloom.core.errors import DataError, ModelError, SetupError
 from inferloom.core.types import Usage, total
+from inferloom.evaluation.asking import Answers, Bench, Grading, Hashed
 from inferloom.evaluation.graders import Grader
 from inferloom.evaluation.item import Item
 from inferloom.evaluation.stats import Interval, mean_interval
@@ -18,41 +19,10 @@ from inferloom.store import EvaluationRow, Store
 
 if TYPE_CHECKING:
     from inferloom.pipelines.run import RunResult
+    from inferloom.pipelines.spec import PipelineSpec
 
 FAILED = "error: "
 """How `stopped` begins for an item on which a model failed; the error's sentence follows."""
-
-
-class Hashed(Protocol):
-    """A specification with its content hash."""
-
-    @property
-    def hash(self) -> str:
-        """Hex digits that stand for the specification."""
-        ...
-
-
-class Answers(Protocol):
-    """A pipeline, as far as an evaluation needs it."""
-
-    @property
-    def spec(self) -> Hashed:
-        """What the pipeline is."""
-        ...
-
-    async def ainvoke(
-        self,
-        question: str,
-        *,
-        stream: str | None = None,
-        notes: Sequence[str] = (),
-        examples: Sequence[tuple[str, str]] = (),
-        study: str | None = None,
-        item: str | None = None,
-        tag: str | None = None,
-    ) -> RunResult:
-        """Answer one question."""
-        ...
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -90,6 +60,8 @@ class Evaluation:
     """The mean score with its 95% interval."""
     wall_seconds: float
     """Wall seconds of this evaluation, from first to last item."""
+    grading: Grading = field(default_factory=Grading)
+    """What a grader that asks a model cost, which is no part of the pipeline's usage."""
 
     @property
     def scores(self) -> tuple[float, ...]:
@@ -131,6 +103,7 @@ async def evaluate(
     on_item: Callable[[ItemResult], None] | None = None,
     rng: Random | None = None,
     most_failed: float = 0.2,
+    judges: Callable[[PipelineSpec], Answers] | None = None,
 ) -> Evaluation:
     """Run a pipeline over items and grade what it answers.
 
@@ -150,10 +123,13 @@ async def evaluate(
         concurrency: How many items are in work at once.
         on_item: Called with each result as it comes, in no fixed order; those from before come first.
         rng: Seeds the bootstrap of the mean's interval, where scores are not all 0 or 1.
-        most_failed: The largest share of items that may fail; with more the evaluation ends.
+        most_failed: The largest share of items that may fail, by a model of the pipeline or of the grader; with more
+            the evaluation ends.
+        judges: Makes the pipelines through which a grader asks its model; needed by such graders only.
 
     Raises:
         DataError: There are no items.
+        SetupError: The grader asks a model, and there are no `judges` or it is the pipeline's own model.
         ModelError: More than `most_failed` of the items failed (it is the last one's error), or the first one failed
             for a reason that only the user can mend.
         StorageError: The database takes no writes.
@@ -162,39 +138,37 @@ async def evaluate(
         raise DataError("there are no items to evaluate on", where=split)
     began = time.perf_counter()
     place = None if study is None or trial is None else (study, trial)
+    grading = Grading()
+    grader = _ready(grader, judges, pipeline.spec, study, grading)
     work = _Work(pipeline, grader, store, stream, split, place, study, on_item, most_failed * len(items))
     done = {} if place is None else _rows_there(store, *place, split, pipeline.spec.hash)
     for item in items:
         if item.id in done:
             work.take(done[item.id])
-    gate = asyncio.Semaphore(concurrency)
-
-    async def one(item: Item) -> None:
-        async with gate:
-            # The group cancels its tasks only at the next turn of the loop; nothing more may be asked before that.
-            if work.ended:
-                return
-            try:
-                await work.run(item)
-            except BaseException:
-                work.ended = True
-                raise
-
-    try:
-        async with asyncio.TaskGroup() as group:
-            for item in items:
-                if item.id not in done:
-                    group.create_task(one(item))
-    except BaseExceptionGroup as errors:
-        # The first error ended the others; it alone says what happened.
-        raise errors.exceptions[0] from None
+    await work.run_all([item for item in items if item.id not in done], concurrency)
     results = tuple(work.results[item.id] for item in items)
     seed = 0 if rng is None else rng.getrandbits(32)
     return Evaluation(
         results=results,
         mean=mean_interval([result.score for result in results], seed=seed),
         wall_seconds=time.perf_counter() - began,
+        grading=grading,
     )
+
+
+def _ready(
+    grader: Grader,
+    judges: Callable[[PipelineSpec], Answers] | None,
+    arm: Hashed,
+    study: str | None,
+    grading: Grading,
+) -> Grader:
+    """The grader with what it needs to ask its model, where it asks one."""
+    if not grader.asks_models:
+        return grader
+    if judges is None:
+        raise SetupError(f"the grader `{grader.name}` asks a model; `evaluate` needs `judges` for it")
+    return grader.attached(Bench(judges, arm, study, grading))
 
 
 def _rows_there(store: Store, study: str, trial: int, split: str, pipeline: str) -> dict[str, ItemResult]:
@@ -236,7 +210,7 @@ class _Work:
         self._on_item = on_item
         self._failures_allowed = failures_allowed
         self._failures = 0
-        self.ended = False
+        self._ended = False
         self.results: dict[str, ItemResult] = {}
 
     def take(self, result: ItemResult) -> None:
@@ -244,8 +218,33 @@ class _Work:
         if self._on_item is not None:
             self._on_item(result)
 
+    async def run_all(self, items: Sequence[Item], concurrency: int) -> None:
+        """Run items, so many at once; the first error ends all."""
+        gate = asyncio.Semaphore(concurrency)
+
+        async def one(item: Item) -> None:
+            async with gate:
+                # The group cancels its tasks only at the next turn of the loop; nothing more may be asked before that.
+                if self._ended:
+                    return
+                try:
+                    await self.run(item)
+                except BaseException:
+                    self._ended = True
+                    raise
+
+        try:
+            async with asyncio.TaskGroup() as group:
+                for item in items:
+                    group.create_task(one(item))
+        except BaseExceptionGroup as errors:
+            # The first error ended the others; it alone says what happened.
+            raise errors.exceptions[0] from None
+
     async def run(self, item: Item) -> None:
         """Ask, grade and record one item."""
+        answered: RunResult | None = None
+        score, failure = 0.0, None
         try:
             answered = await self._pipeline.ainvoke(
                 item.question,
@@ -256,20 +255,23 @@ class _Work:
                 item=item.id,
                 tag=self._split,
             )
+            score = await self._grader.agrade(item, answered.answer, answered.text)
         except ModelError as error:
             self._failures += 1
             nothing_works = error.exit_code == 2 and all(result.failed for result in self.results.values())
             if nothing_works or self._failures > self._failures_allowed:
                 raise
-            result = ItemResult(item=item.id, score=0.0, answer=None, nominal=Usage(), stopped=FAILED + error.sentence)
+            failure = FAILED + error.sentence
+        if answered is None:
+            result = ItemResult(item=item.id, score=score, answer=None, nominal=Usage(), stopped=failure)
         else:
             result = ItemResult(
                 item=item.id,
-                score=self._grader.grade(item, answered.answer, answered.text),
+                score=score,
                 answer=answered.answer,
                 nominal=answered.usage,
                 billed=answered.billed,
-                stopped=answered.stopped,
+                stopped=failure or answered.stopped,
                 run=answered.run_id,
                 seconds=answered.wall_seconds,
             )

@@ -16,6 +16,7 @@ from inferloom.nodes.pairwise import Pairwise
 from inferloom.nodes.particle_filter import ParticleFilter
 from inferloom.nodes.random import Random
 from inferloom.nodes.rank import Rank
+from inferloom.nodes.refine import Refine
 from inferloom.nodes.rerank import Rerank
 from inferloom.nodes.retrieve import Retrieve
 from inferloom.nodes.reward_model import RewardModel
@@ -26,6 +27,7 @@ from inferloom.nodes.score_criteria import ScoreCriteria
 from inferloom.nodes.score_steps import ScoreSteps
 from inferloom.nodes.shuffle_choices import ShuffleChoices
 from inferloom.nodes.top_k import TopK
+from inferloom.nodes.verify import Verify
 from inferloom.nodes.vote import Vote
 
 __all__ = [
@@ -45,6 +47,7 @@ __all__ = [
     "ParticleFilter",
     "Random",
     "Rank",
+    "Refine",
     "Rerank",
     "Retrieve",
     "RewardModel",
@@ -55,5 +58,6 @@ __all__ = [
     "ScoreSteps",
     "ShuffleChoices",
     "TopK",
+    "Verify",
     "Vote",
 ]

@@ -100,6 +100,7 @@ class Runner:
             concurrency=len(items),
             on_item=None if trial is None else self._on_item,
             rng=Random(derived_seed(self._seed, split, spec.hash)),
+            judges=lambda judge: _Held(self, self.pipeline(judge)),
         )
 
     async def hold(self, run: Callable[[], Awaitable[RunResult]]) -> RunResult:

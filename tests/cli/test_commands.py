@@ -135,3 +135,34 @@ def test_every_command_takes_db_and_json(cli: Cli, command: str) -> None:
 
 def test_no_command_is_help(cli: Cli) -> None:
     assert "Commands" in cli().out
+
+
+def test_eval_takes_a_grader_that_asks_a_model_and_reports_it_apart(cli: Cli) -> None:
+    judge = "judge: {model: 'scripted:constant:A: correct'}"
+    done = cli("eval", "p.yaml", "--data", "data.jsonl", "--grader", judge, "--stream", "e", "--json")
+    assert done.code == 0
+    assert done.json["score"]["mean"] == 1.0
+    assert (done.json["usage"]["calls"], done.json["grading"]["usage"]["calls"]) == (160, 40)
+    assert "grading, apart from that" in cli("eval", "p.yaml", "--data", "data.jsonl", "--grader", judge).out
+    own = cli("eval", "p.yaml", "--data", "data.jsonl", "--grader", "judge: {model: 'scripted:replies.yaml'}")
+    assert own.code == 2 and "same_model" in own.err
+    wrong = cli("eval", "p.yaml", "--data", "data.jsonl", "--grader", "judge: scripted")
+    assert wrong.code == 2 and "must be a grader's name" in wrong.err
+
+
+def test_scaling_tells_coverage_from_what_was_drawn(cli: Cli, folder: Path) -> None:
+    nothing = cli("scaling", "--data", "data.jsonl", "--grader", "numeric")
+    assert nothing.code == 2 and "evaluate such a pipeline" in nothing.err
+    assert not (folder / "inferloom.db").exists()
+    score = cli("eval", "p.yaml", "--data", "data.jsonl", "--grader", "numeric", "--stream", "e", "--json")
+    assert score.code == 0
+    calls = score.json["usage"]["calls"]
+    done = cli("scaling", "--data", "data.jsonl", "--grader", "numeric", "--html", "s.html", "--json")
+    assert done.code == 0
+    (setting,) = done.json["settings"]
+    assert [point["k"] for point in setting["curve"]] == [1, 2, 4]
+    assert (setting["items"], setting["samples"]) == (40, 4) and calls == 160
+    assert sum(item["right"] for item in setting["per_item"]) == pytest.approx(setting["curve"][0]["mean"] * 160)
+    assert "<svg" in (folder / "s.html").read_text()
+    table = cli("scaling", "--data", "data.jsonl", "--grader", "numeric", "--pipeline", "p.yaml").out
+    assert "pass@k" in table and "never right" in table

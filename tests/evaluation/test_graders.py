@@ -2,25 +2,44 @@
 
 from __future__ import annotations
 
+import asyncio
 import inspect
-from collections.abc import Mapping
+import re
+from collections.abc import Iterator, Mapping
 from pathlib import Path
+from types import SimpleNamespace
 
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from inferloom.core.errors import DataError, SetupError, SpecError
-from inferloom.core.types import Json
+from inferloom.core.types import Json, Request
 from inferloom.evaluation import GRADERS, CallableGrader, Grader, Item, make_grader
 from inferloom.evaluation import graders as package
+from inferloom.evaluation.asking import Bench
+from inferloom.models.client import Gateway
 from inferloom.models.pocket.tasks import FAMILIES
+from inferloom.models.scripted import script
+from inferloom.pipelines.run import Pipeline, run_sync
+from inferloom.store import Store
 
 QUESTION = "Which is red?\nA) sky\nB) blood\nC) grass"
 
 
 def starts_with_blood(item: Item, answer: str | None, text: str) -> bool:
     return bool(answer) and str(answer).startswith("42")
+
+
+@script("tests-fair-judge")
+def fair_judge(request: Request, seed: int) -> str:
+    """Knows the right answer of the case, which is always 42; 41 is next best."""
+    said = request.messages[-1].content
+    if "<proposal>" in said:
+        return "A: correct" if "<proposal>\n42\n</proposal>" in said else "Let me see.\nA: Incorrect."
+    shown = re.findall(r'<answer letter="(\w)">\n(.*?)\n</answer>', said, re.DOTALL)
+    worth = {letter: {"42": 2, "41": 1}.get(text, 0) for letter, text in shown}
+    return "A: tie" if worth["A"] == worth["B"] else f"A: {max(worth, key=worth.__getitem__)}"
 
 
 def item(answer: str, question: str = "q", **meta: Json) -> Item:
@@ -40,6 +59,9 @@ CASES: dict[str, tuple[Grader, Item, str, str]] = {
         "4*(3+2)",
         "20",
     ),
+    "math": (make_grader({"math": {"seconds": 2}}), item(r"\frac{84}{2}"), "42.0", "43"),
+    "judge": (make_grader({"judge": {"model": "scripted:tests-fair-judge"}}), item("forty-two"), "42", "43"),
+    "pairwise": (make_grader({"pairwise": {"model": "scripted:tests-fair-judge"}}), item("41"), "42", "43"),
     "callable": (CallableGrader(starts_with_blood), item(""), "42!", "24"),
 }
 HOSTILE = [
@@ -59,33 +81,57 @@ HOSTILE = [
 ]
 
 
+@pytest.fixture(scope="module")
+def bench() -> Iterator[Bench]:
+    store = Store.open("sqlite://")
+    gateway = Gateway(store)
+    yield Bench(lambda spec: Pipeline(spec, gateway), SimpleNamespace(hash="arm"))
+    store.close()
+
+
+def graded(bench: Bench, grader: Grader, asked: Item, answer: str | None, text: str) -> float:
+    return run_sync(grader.attached(bench).agrade(asked, answer, text))
+
+
 def test_every_grader_has_its_case() -> None:
     assert set(GRADERS.names()) == set(CASES)
 
 
 @pytest.mark.parametrize("name", sorted(CASES))
-def test_right_is_one_wrong_is_zero_none_is_zero(name: str) -> None:
+def test_right_is_one_wrong_is_zero_none_is_zero(name: str, bench: Bench) -> None:
     grader, asked, right, wrong = CASES[name]
     assert grader.name == name
     assert grader.refusal(asked) is None
-    assert grader.grade(asked, right, right) == 1.0
-    assert grader.grade(asked, wrong, wrong) == 0.0
-    assert grader.grade(asked, None, "") == 0.0
+    assert graded(bench, grader, asked, right, right) == 1.0
+    assert graded(bench, grader, asked, wrong, wrong) == 0.0
+    assert graded(bench, grader, asked, None, "") == 0.0
+
+
+@pytest.mark.parametrize("name", sorted(CASES))
+def test_only_graders_that_ask_a_model_cannot_grade_at_once(name: str) -> None:
+    grader, asked, right, _ = CASES[name]
+    if grader.asks_models:
+        with pytest.raises(SetupError, match="in evaluations only"):
+            grader.grade(asked, right, right)
+        with pytest.raises(SetupError, match="in evaluations only"):
+            run_sync(grader.agrade(asked, right, right))
+    else:
+        assert grader.grade(asked, right, right) == 1.0
 
 
 @pytest.mark.parametrize("name", sorted(CASES))
 @pytest.mark.parametrize("text", HOSTILE, ids=range(len(HOSTILE)))
-def test_nothing_that_a_model_writes_breaks_a_grader(name: str, text: str) -> None:
+def test_nothing_that_a_model_writes_breaks_a_grader(name: str, text: str, bench: Bench) -> None:
     grader, asked, _, _ = CASES[name]
-    assert grader.grade(asked, text, text) in (0.0, 1.0)
+    assert graded(bench, grader, asked, text, text) in (0.0, 1.0)
 
 
 @pytest.mark.parametrize("name", sorted(CASES))
 @settings(max_examples=60, deadline=None)
 @given(text=st.text())
-def test_any_text_is_graded(name: str, text: str) -> None:
+def test_any_text_is_graded(name: str, text: str, bench: Bench) -> None:
     grader, asked, _, _ = CASES[name]
-    assert grader.grade(asked, text, text) in (0.0, 1.0)
+    assert graded(bench, grader, asked, text, text) in (0.0, 1.0)
 
 
 def test_a_grader_is_one_file_one_export_and_one_case() -> None:
@@ -110,6 +156,14 @@ def test_a_grader_is_one_file_one_export_and_one_case() -> None:
         ("contains", "3", "3.5 or 13", 0.0),
         ("contains", "3", "so 3.", 1.0),
         ("contains", "a b", "A\n B", 1.0),
+        ("math", r"\frac{1}{2}", "0.5", 1.0),
+        ("math", "x^2 - 1", "$(x-1)(x+1)$", 1.0),
+        ("math", r"\frac{\sqrt{2}}{2}", r"\(\frac{1}{\sqrt 2}\)", 1.0),
+        ("math", r"\{1, 2\}", r"\boxed{\{2, 1\}}", 1.0),
+        ("math", "3", "x = 3", 1.0),
+        ("math", "42", "42 or 43", 0.0),
+        ("math", "42", r"\frac{42", 0.0),
+        ("math", "42", r"}}\left(\sqrt[", 0.0),
         ({"regex": {"pattern": "yes|ja"}}, "", "ja", 1.0),
         ({"regex": {"pattern": "yes|ja"}}, "", "yes!", 0.0),
         ({"regex": {"pattern": "yes", "field": "text"}}, "", "oh yes!", 1.0),
@@ -175,3 +229,66 @@ def test_a_python_function_as_a_grader() -> None:
         CallableGrader(lambda item, answer, text: 7).grade(item(""), "x", "x")
     with pytest.raises(DataError, match="failed on item `i`: ZeroDivisionError"):
         CallableGrader(lambda item, answer, text: 1 / 0).grade(item(""), "x", "x")
+
+
+def test_math_gives_up_an_expression_that_does_not_end_and_goes_on() -> None:
+    grader = make_grader({"math": {"seconds": 0.5}})
+    assert grader.grade(item("2"), "10^{10^{10}}", "") == 0.0
+    assert grader.grade(item("2"), r"\frac{4}{2}", "") == 1.0
+
+
+def test_math_does_not_hold_up_the_event_loop() -> None:
+    async def both() -> list[str]:
+        order: list[str] = []
+
+        async def slow() -> None:
+            await make_grader({"math": {"seconds": 0.5}}).agrade(item("2"), "10^{10^{10}}", "")
+            order.append("graded")
+
+        async def quick() -> None:
+            order.append("other work")
+
+        await asyncio.gather(slow(), quick())
+        return order
+
+    assert asyncio.run(both()) == ["other work", "graded"]
+
+
+def test_math_refuses_what_is_no_mathematics() -> None:
+    grader = make_grader("math")
+    assert "`` is not a mathematical expression" in str(grader.refusal(item("")))
+    assert "is not a mathematical expression" in str(grader.refusal(item("1 + " * 5_000 + "1")))
+
+
+@pytest.mark.parametrize("kind", ["judge", "pairwise"])
+def test_a_model_that_grades_must_be_named_and_be_one(kind: str) -> None:
+    with pytest.raises(SpecError, match="`model`: field required"):
+        make_grader(kind)
+    with pytest.raises(SpecError, match="scheme:name"):
+        make_grader({kind: {"model": "gpt"}})
+    with pytest.raises(SpecError, match="unknown parameter `modle`"):
+        make_grader({kind: {"model": "scripted:echo", "modle": 1}})
+
+
+def test_a_reply_without_a_verdict_is_counted(bench: Bench) -> None:
+    before = bench.grading.unread
+    assert graded(bench, make_grader({"judge": {"model": "scripted:echo"}}), item("42"), "42", "") == 0.0
+    assert graded(bench, make_grader({"pairwise": {"model": "scripted:echo"}}), item("42"), "42", "") == 0.5
+    assert bench.grading.unread == before + 3
+
+
+def test_pairwise_compares_in_both_orders(bench: Bench) -> None:
+    asked = item("", rival="43")
+    grader = make_grader({"pairwise": {"model": "scripted:tests-fair-judge", "against": "rival"}})
+    assert grader.refusal(asked) is None
+    assert "`rival` has no text" in str(grader.refusal(item("x")))
+    assert graded(bench, grader, asked, "42", "") == 1.0
+    assert graded(bench, grader, item("", rival="42"), "43", "") == 0.0
+    assert graded(bench, grader, asked, "44", "") == 0.5
+    always_first = make_grader({"pairwise": {"model": "scripted:constant:A: A", "against": "rival"}})
+    assert graded(bench, always_first, asked, "42", "") == 0.5
+
+
+def test_judge_sees_the_text_where_it_is_told_to(bench: Bench) -> None:
+    grader = make_grader({"judge": {"model": "scripted:tests-fair-judge", "field": "text"}})
+    assert graded(bench, grader, item("x"), "7", "42") == 1.0

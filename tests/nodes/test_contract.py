@@ -96,6 +96,10 @@ VARIANTS = [
     NodeCase("retrieve", {"documents": "no file is read", "k": 0}),
     NodeCase("safety", {"mode": "judge", "model": "large", "rules": "Be kind."}),
     NodeCase("shuffle_choices", {"model": "large", "n": 2, "temperature": 0, "top_p": 0.9, "max_tokens": 9}),
+    NodeCase("refine", {"model": "small", "gate": "always", "rounds": 3}),
+    NodeCase("refine", {"model": "small", "critic": "large", "gate": "score", "by": "judge", "below": 0.4}),
+    NodeCase("verify", {"model": "large", "mode": "score"}),
+    NodeCase("verify", {"model": "large", "first_k": 2}),
 ]
 
 

@@ -13,9 +13,13 @@ PACKAGE = Path(inferloom.__file__).parent
 TESTS = Path(__file__).parent
 BUILT_IN = [name for name, node in NODES if node.__module__.startswith("inferloom.nodes.")]
 OTHER_MEANINGS = {
+    ("nodes/describe.py", "oracle"): "what a description says of every node",
     ("nodes/few_shot.py", "random"): "one way to choose examples",
     ("pipelines/graph.py", "best"): "in conditions, `best` is the highest value of a score",
     ("nodes/rank.py", "top_k"): "a parameter in the example of `rank`",
+    ("pipelines/graph.py", "best"): "in conditions, `best` is the highest value of a score",
+    ("nodes/refine.py", "critique"): "a value of the role `revise`, and a gate that goes by it",
+    ("nodes/refine.py", "score"): "the gate that goes by a score",
 }
 
 

@@ -60,7 +60,7 @@ def test_joined_branches_share_only_what_all_their_candidates_have() -> None:
 
 
 def test_a_branch_that_may_be_skipped_promises_nothing() -> None:
-    text = "a: {sample: small}, s: {score: {model: large, name: j}}, c: {critique: large}, b: {best: j}"
+    text = "a: {sample: small}, s: {score: {model: large, name: j}}, c: {rank: {model: large}}, b: {best: j}"
     assert nodes(text, "[a, s, c, b]")
     with pytest.raises(SpecError, match="`best` needs scores, but not every candidate"):
         nodes(text, "[a, c], {from: a, to: s, when: agreement < 0.5}, [s, b], [c, b]")

@@ -5,7 +5,10 @@ from inferloom.evaluation.graders.callable import CallableGrader
 from inferloom.evaluation.graders.choice import Choice
 from inferloom.evaluation.graders.contains import Contains
 from inferloom.evaluation.graders.exact import Exact
+from inferloom.evaluation.graders.judge import Judge
+from inferloom.evaluation.graders.math import Math
 from inferloom.evaluation.graders.numeric import Numeric
+from inferloom.evaluation.graders.pairwise import Pairwise
 from inferloom.evaluation.graders.pocket import Pocket
 from inferloom.evaluation.graders.regex import Regex
 
@@ -18,7 +21,10 @@ __all__ = [
     "Grader",
     "GraderParams",
     "GraderSpec",
+    "Judge",
+    "Math",
     "Numeric",
+    "Pairwise",
     "Pocket",
     "Regex",
     "make_grader",

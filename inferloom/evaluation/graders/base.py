@@ -4,15 +4,18 @@ from __future__ import annotations
 
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Mapping
-from typing import ClassVar, TypeAlias, TypeVar
+from typing import TYPE_CHECKING, ClassVar, TypeAlias, TypeVar
 
-from pydantic import BaseModel, ConfigDict, ValidationError
+from pydantic import BaseModel, ConfigDict, JsonValue, ValidationError
 
 from inferloom.core.errors import SpecError, nearest
 from inferloom.core.registry import Registry
 from inferloom.evaluation.item import Item
 
-GraderSpec: TypeAlias = str | dict[str, dict[str, str | bool | int | float | None]]
+if TYPE_CHECKING:
+    from inferloom.evaluation.asking import Bench
+
+GraderSpec: TypeAlias = str | dict[str, dict[str, JsonValue]]
 """A grader as YAML writes it: its name, or `{name: {parameter: value}}`."""
 
 
@@ -30,6 +33,8 @@ class Grader(ABC):
     Params: ClassVar[type[GraderParams]] = GraderParams
     needs_answer: ClassVar[bool] = True
     """Whether an item must come with its right answer."""
+    asks_models: ClassVar[bool] = False
+    """Whether it asks a model; it then grades only through `attached`."""
 
     def __init__(self, params: GraderParams | None = None) -> None:
         self.params = self.Params() if params is None else params
@@ -48,6 +53,18 @@ class Grader(ABC):
             text: The full text that the answer was found in. Both are written by a model: anything may be in them.
         """
 
+    async def agrade(self, item: Item, answer: str | None, text: str) -> float:
+        """The grade, for graders that wait for something; all others give that of `grade`."""
+        return self.grade(item, answer, text)
+
+    def attached(self, bench: Bench) -> Grader:
+        """The grader with what it needs of an evaluation; most need nothing.
+
+        Raises:
+            SetupError: It would ask a model that it grades.
+        """
+        return self
+
 
 GRADERS: Registry[type[Grader]] = Registry("grader", "inferloom.evaluation.graders")
 
@@ -65,9 +82,7 @@ def register_grader(name: str) -> Callable[[G], G]:
     return add
 
 
-def make_grader(
-    spec: str | Mapping[str, Mapping[str, str | bool | int | float | None]], *, where: str | None = None
-) -> Grader:
+def make_grader(spec: str | Mapping[str, Mapping[str, JsonValue]], *, where: str | None = None) -> Grader:
     """The grader that a spec names: `"exact"` or `{"numeric": {"tolerance": 0.01}}`.
 
     Raises:

@@ -124,7 +124,7 @@ def front_chart(points: Sequence[Point], *, width: float, height: float, split: 
     def place_x(value: float) -> float:
         return left + (right - left) * math.log(max(value, 1.0) / low) / span
 
-    floor, ceiling, y_ticks = _score_axis([point.score.low for point in points], [point.score.high for point in points])
+    floor, ceiling, y_ticks = score_axis([point.score.low for point in points], [point.score.high for point in points])
 
     def place_y(value: float) -> float:
         return bottom - (bottom - top) * (value - floor) / (ceiling - floor)
@@ -140,12 +140,12 @@ def front_chart(points: Sequence[Point], *, width: float, height: float, split: 
         right=right,
         top=top,
         bottom=bottom,
-        x_ticks=tuple(Tick(place_x(value), short(value)) for value in _log_ticks(low, high, right - left)),
+        x_ticks=tuple(Tick(place_x(value), short(value)) for value in log_ticks(low, high, right - left)),
         y_ticks=tuple(Tick(place_y(value), f"{100 * value:.0f}%") for value in y_ticks),
         x_title="nominal tokens per question (logarithmic)",
         y_title=f"score on {split}",
         marks=_labelled(placed, (left, top, right, bottom), names),
-        line=_path(_front_line(placed)),
+        line=svg_path(_front_line(placed)),
     )
 
 
@@ -163,7 +163,7 @@ def history_chart(trials: Sequence[TrialSummary], *, width: float, height: float
         calls.append(spent)
     most = max(calls) or 1.0
     means = [dev.mean for _, dev in scored]
-    floor, ceiling, y_ticks = _score_axis(means, means)
+    floor, ceiling, y_ticks = score_axis(means, means)
 
     def place_x(value: float) -> float:
         return left + (right - left) * value / (most * 1.04)
@@ -196,7 +196,7 @@ def history_chart(trials: Sequence[TrialSummary], *, width: float, height: float
         x_title="model calls of all trials so far (nominal)",
         y_title="score on dev",
         dots=tuple(dots),
-        line=_path(line),
+        line=svg_path(line),
     )
 
 
@@ -214,7 +214,7 @@ def short(value: float) -> str:
     return f"{value:.0f}" if value >= 10 or value == int(value) else f"{value:.1f}"
 
 
-def _score_axis(lows: Sequence[float], highs: Sequence[float]) -> tuple[float, float, list[float]]:
+def score_axis(lows: Sequence[float], highs: Sequence[float]) -> tuple[float, float, list[float]]:
     """The bounds of a score axis, a little wider than what it shows, and its ticks."""
     low, high = min(lows), max(highs)
     room = max(0.06 * (high - low), 0.01)
@@ -231,7 +231,7 @@ def _even_ticks(low: float, high: float, about: float) -> list[float]:
     return [number * step for number in range(first, math.floor(high / step + 1e-9) + 1)]
 
 
-def _log_ticks(low: float, high: float, length: float) -> list[float]:
+def log_ticks(low: float, high: float, length: float) -> list[float]:
     """1, 2 and 5 times powers of ten, thinned to what `length` has room for."""
     decades = range(math.floor(math.log10(low)), math.ceil(math.log10(high)) + 1)
     for factors in ((1, 2, 3, 4, 5, 7), (1, 2, 5), (1, 3), (1,)):
@@ -242,7 +242,8 @@ def _log_ticks(low: float, high: float, length: float) -> list[float]:
     return ticks
 
 
-def _path(points: Sequence[tuple[float, float]]) -> str:
+def svg_path(points: Sequence[tuple[float, float]]) -> str:
+    """A line through points."""
     return " ".join(f"{'L' if index else 'M'}{x:.1f} {y:.1f}" for index, (x, y) in enumerate(points))
 
 

@@ -8,7 +8,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from pathlib import Path
-from typing import Literal
+from typing import TYPE_CHECKING, Literal
 
 from inferloom.core.errors import InferloomError, SetupError
 from inferloom.core.types import Usage
@@ -22,6 +22,9 @@ from inferloom.search.reporting.charts import (
     short,
 )
 from inferloom.search.result import Comparison, Entry, StudyResult, TrialSummary
+
+if TYPE_CHECKING:
+    from jinja2 import Environment
 
 WIDE, NARROW = 860.0, 380.0
 
@@ -53,8 +56,16 @@ def write_report(result: StudyResult, path: str | Path) -> Path:
     Raises:
         SetupError: The file cannot be written.
     """
+    return write_page(render_report(result), path)
+
+
+def write_page(html: str, path: str | Path) -> Path:
+    """Write a page; an older file of that name is replaced in one step.
+
+    Raises:
+        SetupError: The file cannot be written.
+    """
     target = Path(path)
-    html = render_report(result)
     try:
         handle, draft = tempfile.mkstemp(dir=target.parent, prefix=f".{target.name}.", suffix=".part")
         try:
@@ -70,18 +81,24 @@ def write_report(result: StudyResult, path: str | Path) -> Path:
     return target
 
 
-def render_report(result: StudyResult) -> str:
-    """The report as HTML text."""
+def page_environment() -> Environment:
+    """Where the templates of pages are found, with every value escaped."""
     from jinja2 import Environment, PackageLoader, StrictUndefined
-    from markupsafe import Markup
 
-    environment = Environment(
+    return Environment(
         loader=PackageLoader("inferloom.search.reporting"),
         autoescape=True,
         undefined=StrictUndefined,
         trim_blocks=True,
         lstrip_blocks=True,
     )
+
+
+def render_report(result: StudyResult) -> str:
+    """The report as HTML text."""
+    from markupsafe import Markup
+
+    environment = page_environment()
     environment.filters.update(
         percent=percent, short=short, points=_points, money=_money, count=_count, number=_number, choices=_choices
     )
