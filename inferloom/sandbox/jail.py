@@ -214,6 +214,7 @@ def _reported(text: bytes) -> dict[str, object]:
 def inside(request: dict[str, object], held: int, supervisor: int, printed: int, report: int) -> None:
     """Give up the rest, make sure of it, run the program and report."""
     ctypes.CDLL(None).prctl(_PR_SET_PDEATHSIG, signal.SIGKILL, 0, 0, 0)
+    os.setsid()  # a signal to its own group must not reach the supervisor
     empty, end = os.pipe()
     os.close(end)
     # The report's end is moved out of the way first: it may be one of the three.

@@ -26,7 +26,8 @@ _GRACE = 1.0
 """Seconds past the time limit after which a worker that does not answer is killed."""
 _KNOWN = frozenset({
     "asyncio", "base64", "collections", "copy", "dataclasses", "datetime", "decimal", "functools", "hashlib",
-    "itertools", "json", "math", "operator", "os", "pathlib", "random", "re", "statistics", "string", "sys", "time", "typing",
+    "itertools", "json", "math", "operator", "os", "pathlib", "random", "re", "statistics", "string", "sys",
+    "time", "typing",
 })  # fmt: skip
 """Modules that monty has in part, and that are harmless to import here to see what they should have."""
 _NO_MODULE_ATTRIBUTE = re.compile(r"module '(\w+)' has no attribute '(\w+)'")
@@ -154,7 +155,7 @@ def _lacking(raised: BaseException, parsing: bool) -> bool:
         case PermissionError():
             return text.startswith("Permission denied: ")
         case RuntimeError():
-            return text.endswith("not supported in this environment")
+            return text.endswith("not supported in this environment") or text.startswith("Internal error in monty")
         case NameError():
             name = _NO_NAME.match(text)
             return name is not None and hasattr(builtins, name[1])
