@@ -15,6 +15,8 @@ VARIANTS = [
     NodeCase("score", {"model": "large", "expected": True, "name": "grade"}),
     NodeCase("rank", {"by": "judge", "top_k": 1}),
     NodeCase("rank", {"model": "large", "window": 2}),
+    NodeCase("program_check", {"model": "large", "mode": "score", "name": "checked"}),
+    NodeCase("unit_tests", {"model": "large", "cap": 1, "name": "passed", "temperature": 0.5}),
     NodeCase("fuse", {"model": "large", "n": 3, "keep": True}),
 ]
 
