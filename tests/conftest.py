@@ -7,7 +7,7 @@ import pytest
 
 @pytest.fixture(autouse=True)
 def clean_environment(monkeypatch: pytest.MonkeyPatch) -> None:
-    for name in ("OPENAI_API_KEY", "OPENAI_BASE_URL", "INFERLOOM_DB", "INFERLOOM_DEBUG"):
+    for name in ("OPENAI_API_KEY", "OPENAI_BASE_URL", "INFERLOOM_DB", "INFERLOOM_DEBUG", "INFERLOOM_SANDBOX"):
         monkeypatch.delenv(name, raising=False)
     monkeypatch.setenv("LANGSMITH_TRACING", "false")
     monkeypatch.setenv("HF_HUB_OFFLINE", "1")
