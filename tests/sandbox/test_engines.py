@@ -19,15 +19,9 @@ from inferloom.sandbox import IsolatedSandbox, Limits, MontySandbox, default_san
 LIMITS = Limits(seconds=20, output=2000)
 
 
-@pytest.fixture(params=[MontySandbox, IsolatedSandbox], ids=["monty", "isolated"])
-def sandbox(request: pytest.FixtureRequest) -> MontySandbox | IsolatedSandbox:
-    made: MontySandbox | IsolatedSandbox = request.param(LIMITS)
-    if isinstance(made, IsolatedSandbox):
-        try:
-            asyncio.run(made.run("1"))
-        except SetupError:
-            pytest.skip("this machine cannot shut off files and network")
-    return made
+@pytest.fixture
+def sandbox(engine: type[MontySandbox | IsolatedSandbox]) -> MontySandbox | IsolatedSandbox:
+    return engine(LIMITS)
 
 
 @pytest.mark.parametrize(
@@ -96,6 +90,12 @@ async def test_the_outcome_says_whose_fault_it_was(
 async def test_what_monty_lacks_is_not_an_error_of_the_program(code: str) -> None:
     assert (await MontySandbox(LIMITS).run(code)).outcome in {"unsupported", "ok"}
     assert (await MontySandbox(LIMITS).run(code)).outcome != "error"
+
+
+@pytest.mark.parametrize("code", ["len('x' * (200 * 2**20))", "held = []\nwhile True:\n    held += [held] * 10_000"])
+async def test_memory_is_limited_long_before_the_time_is_up(sandbox: MontySandbox | IsolatedSandbox, code: str) -> None:
+    result = await type(sandbox)(Limits(seconds=20, memory=64 * 2**20)).run(code)
+    assert result.outcome == "limit" and "emory" in result.error
 
 
 async def test_output_before_a_failure_is_kept_and_cut(sandbox: MontySandbox | IsolatedSandbox) -> None:
