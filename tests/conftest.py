@@ -7,7 +7,8 @@ import pytest
 
 @pytest.fixture(autouse=True)
 def clean_environment(monkeypatch: pytest.MonkeyPatch) -> None:
-    for name in ("OPENAI_API_KEY", "OPENAI_BASE_URL", "INFERLOOM_DB", "INFERLOOM_DEBUG", "INFERLOOM_EMBEDDER"):
+    ours = ("INFERLOOM_DB", "INFERLOOM_DEBUG", "INFERLOOM_EMBEDDER", "INFERLOOM_SANDBOX")
+    for name in ("OPENAI_API_KEY", "OPENAI_BASE_URL", *ours):
         monkeypatch.delenv(name, raising=False)
     monkeypatch.setenv("LANGSMITH_TRACING", "false")
     monkeypatch.setenv("HF_HUB_OFFLINE", "1")

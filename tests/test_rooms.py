@@ -40,6 +40,7 @@ HEAVY = (
     "sqlalchemy",
     "numpy",
     "matplotlib",
+    "pydantic_monty",
 )
 
 

@@ -15,7 +15,8 @@ InferloomError
 │   ├── UnreachableError      no connection could be made (exit code 2)
 │   ├── ModelTimeoutError     no answer in time: outcome unknown
 │   ├── ConnectionCutError    the connection broke after sending: outcome unknown
-│   └── BadResponseError      the reply could not be read: outcome unknown
+│   ├── BadResponseError      the reply could not be read: outcome unknown
+│   └── UnsupportedCodeError  the model wrote a program that the sandbox cannot run
 ├── BudgetExceededError       a limit was reached; a run turns it into `stopped: budget`
 └── StorageError              the database stopped taking writes (full disk, lost server)
 """
@@ -170,6 +171,12 @@ class BadResponseError(ModelError):
     kind = "bad_response"
     retryable = True
     outcome = "unknown"
+
+
+class UnsupportedCodeError(ModelError):
+    """A program that a model wrote and that the sandbox cannot run: neither right nor wrong."""
+
+    kind = "unsupported_code"
 
 
 class BudgetExceededError(InferloomError):

@@ -14,6 +14,7 @@ from inferloom.nodes.mcts import Mcts
 from inferloom.nodes.oracle import Oracle
 from inferloom.nodes.pairwise import Pairwise
 from inferloom.nodes.particle_filter import ParticleFilter
+from inferloom.nodes.program_check import ProgramCheck
 from inferloom.nodes.random import Random
 from inferloom.nodes.rank import Rank
 from inferloom.nodes.refine import Refine
@@ -27,6 +28,7 @@ from inferloom.nodes.score_criteria import ScoreCriteria
 from inferloom.nodes.score_steps import ScoreSteps
 from inferloom.nodes.shuffle_choices import ShuffleChoices
 from inferloom.nodes.top_k import TopK
+from inferloom.nodes.unit_tests import UnitTests
 from inferloom.nodes.verify import Verify
 from inferloom.nodes.vote import Vote
 
@@ -45,6 +47,7 @@ __all__ = [
     "Oracle",
     "Pairwise",
     "ParticleFilter",
+    "ProgramCheck",
     "Random",
     "Rank",
     "Refine",
@@ -58,6 +61,7 @@ __all__ = [
     "ScoreSteps",
     "ShuffleChoices",
     "TopK",
+    "UnitTests",
     "Verify",
     "Vote",
 ]

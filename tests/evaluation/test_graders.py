@@ -13,7 +13,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from inferloom.core.errors import DataError, SetupError, SpecError
+from inferloom.core.errors import DataError, SetupError, SpecError, UnsupportedCodeError
 from inferloom.core.types import Json, Request
 from inferloom.evaluation import GRADERS, CallableGrader, Grader, Item, make_grader
 from inferloom.evaluation import graders as package
@@ -53,6 +53,7 @@ CASES: dict[str, tuple[Grader, Item, str, str]] = {
     "contains": (make_grader("contains"), item("13"), "it is 13, I think", "it is 130"),
     "regex": (make_grader("regex"), item(r"4\d"), "42", "142"),
     "choice": (make_grader("choice"), item("B", QUESTION), "B)", "C"),
+    "code": (make_grader("code"), item("assert double(2) == 4"), "def double(x):\n    return 2 * x", "double = abs"),
     "pocket": (
         make_grader("pocket"),
         item("(2+3)*4", "make 20 from 2 3 4", family="target", level=2),
@@ -292,3 +293,29 @@ def test_pairwise_compares_in_both_orders(bench: Bench) -> None:
 def test_judge_sees_the_text_where_it_is_told_to(bench: Bench) -> None:
     grader = make_grader({"judge": {"model": "scripted:tests-fair-judge", "field": "text"}})
     assert graded(bench, grader, item("x"), "7", "42") == 1.0
+
+
+DOUBLE = "Here it is:\n```python\ndef double(x):\n    return 4\n```\nA: done"
+
+
+async def test_code_runs_the_program_of_the_text_against_the_tests() -> None:
+    tests = item("assert double(2) == 4\nassert double(3) == 6\n\ndef test_more():\n    assert double(0) == 4")
+    assert await make_grader("code").agrade(tests, "done", DOUBLE) == 0.0
+    assert await make_grader({"code": {"share": True}}).agrade(tests, "done", DOUBLE) == pytest.approx(2 / 3)
+    assert make_grader("code").grade(item("assert double(2) == 4"), "done", DOUBLE) == 1.0  # also inside an event loop
+
+
+async def test_code_that_the_sandbox_cannot_run_is_neither_right_nor_wrong() -> None:
+    tests = item("assert double(2) == 4\nassert True")
+    for grader in (make_grader("code"), make_grader({"code": {"share": True}})):
+        with pytest.raises(UnsupportedCodeError, match=r"item `i`.*numpy"):
+            await grader.agrade(tests, None, "import numpy\ndef double(x): return 4")
+
+
+@pytest.mark.parametrize(
+    ("answer", "share", "why"),
+    [(" ", False, "empty"), ("assert (", False, "not Python"), ("check(double)", True, "no `assert`")],
+)
+def test_code_refuses_items_without_tests(answer: str, share: bool, why: str) -> None:
+    assert why in str(make_grader({"code": {"share": share}}).refusal(item(answer)))
+    assert make_grader("code").refusal(item("check(double)")) is None

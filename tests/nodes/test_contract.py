@@ -86,6 +86,8 @@ VARIANTS = [
     NodeCase("rank", {"model": "large", "window": 2}),
     NodeCase("rank", {"model": "large", "method": "tournament"}),
     NodeCase("rank", {"model": "large", "method": "tournament", "both_orders": True, "top_k": 1}),
+    NodeCase("program_check", {"model": "large", "mode": "score", "name": "checked"}),
+    NodeCase("unit_tests", {"model": "large", "cap": 1, "name": "passed", "temperature": 0.5}),
     NodeCase("fuse", {"model": "large", "n": 3, "keep": True}),
     NodeCase("few_shot", {"examples": "examples.jsonl", "k": 2, "method": "random"}, FILES),
     NodeCase("few_shot", {"examples": "examples.jsonl", "k": 9, "method": "first"}, FILES),

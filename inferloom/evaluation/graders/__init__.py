@@ -3,6 +3,7 @@
 from inferloom.evaluation.graders.base import GRADERS, Grader, GraderParams, GraderSpec, make_grader, register_grader
 from inferloom.evaluation.graders.callable import CallableGrader
 from inferloom.evaluation.graders.choice import Choice
+from inferloom.evaluation.graders.code import Code
 from inferloom.evaluation.graders.contains import Contains
 from inferloom.evaluation.graders.exact import Exact
 from inferloom.evaluation.graders.judge import Judge
@@ -16,6 +17,7 @@ __all__ = [
     "GRADERS",
     "CallableGrader",
     "Choice",
+    "Code",
     "Contains",
     "Exact",
     "Grader",

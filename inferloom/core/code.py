@@ -1,0 +1,81 @@
+"""Programs in what a model wrote: which part of a text is code, and which parts of the code are tests."""
+
+from __future__ import annotations
+
+import textwrap
+
+from inferloom.core.answers import split_reasoning
+
+_PYTHON = frozenset({"python", "python3", "py"})
+_FENCES = ("```", "~~~")
+_GOES_ON = (")", "]", "}", "else:", "elif ", "except", "finally:")
+"""How a line at the margin begins that belongs to the statement above it."""
+
+
+def code_of(text: str) -> str:
+    """The program in a text: its blocks marked as Python, one after the other; else its last block; else all of it.
+
+    Reasoning blocks never count. A block that is not closed goes to the end.
+    """
+    visible, _ = split_reasoning(text)
+    blocks = _blocks(visible)
+    marked = [body for label, body in blocks if label in _PYTHON]
+    if marked:
+        return "\n\n".join(marked)
+    return blocks[-1][1] if blocks else visible
+
+
+def split_tests(code: str) -> list[str]:
+    """The tests in a program, each as a program of its own that may follow the code under test.
+
+    A test is an `assert` at the margin, or a function whose name begins with `test`, together with the call of it. What
+    else stands at the margin (imports, helpers, data) goes in front of every test after it.
+    """
+    setup: list[str] = []
+    tests: list[str] = []
+    for statement in _statements(code):
+        if statement.startswith(("assert ", "assert(")):
+            tests.append("\n".join([*setup, statement]))
+        elif statement.startswith("def test"):
+            called = statement[len("def ") :].split("(", 1)[0].strip()
+            tests.append("\n".join([*setup, statement, f"{called}()"]))
+        else:
+            setup.append(statement)
+    return tests
+
+
+def _blocks(text: str) -> list[tuple[str, str]]:
+    """(label, body) of every fenced block."""
+    blocks: list[tuple[str, str]] = []
+    fence, label = "", ""
+    body: list[str] = []
+    for line in text.split("\n"):
+        bare = line.strip()
+        if fence:
+            if bare.startswith(fence) and not bare.strip(fence[0]):
+                blocks.append((label, textwrap.dedent("\n".join(body))))
+                fence = ""
+            else:
+                body.append(line)
+        elif bare.startswith(_FENCES) and bare[0] not in bare.lstrip(bare[0]):
+            label = bare.lstrip(bare[0]).strip().split(" ")[0].lower()
+            fence = bare[: len(bare) - len(bare.lstrip(bare[0]))]
+            body = []
+    if fence:
+        blocks.append((label, textwrap.dedent("\n".join(body))))
+    return blocks
+
+
+def _statements(code: str) -> list[str]:
+    """The statements at the margin, each with what is indented under it."""
+    statements: list[list[str]] = []
+    decorated = False
+    for line in code.split("\n"):
+        at_margin = line[:1].strip() and not line.startswith(("#", *_GOES_ON))
+        if at_margin and not decorated:
+            statements.append([line])
+        elif statements:
+            statements[-1].append(line)
+        if at_margin:
+            decorated = line.startswith("@")
+    return ["\n".join(lines).rstrip() for lines in statements]
