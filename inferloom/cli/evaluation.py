@@ -79,6 +79,8 @@ def evaluate(
         print_json(_document(ready.spec.hash, loaded.name, split, done, touches))
         return
     mean = done.mean
+    if done.oracle:
+        print_text("oracle: a step looked at the right answers, so this is a bound, not to be compared with the rest")
     print_text(f"score {mean.mean:.1%} (95% interval {mean.low:.1%} to {mean.high:.1%}, {count(mean.n, 'item')})")
     print_text(f"nominal: {usage_line(done.usage)}")
     print_text(f"billed: {usage_line(done.billed)}; {done.wall_seconds:.1f} s")
@@ -198,6 +200,7 @@ def _document(pipeline: str, data: str, split: str, done: Evaluation, touches: i
         "data": data,
         "split": split,
         "score": {"mean": mean.mean, "low": mean.low, "high": mean.high, "n": mean.n},
+        "oracle": done.oracle,
         "usage": done.usage.to_json(),
         "billed": done.billed.to_json(),
         "grading": done.grading.to_json(),

@@ -17,6 +17,7 @@ from typing import TYPE_CHECKING, ClassVar, Literal, Protocol
 from pydantic import Field, JsonValue, field_validator
 
 from inferloom.core.errors import ModelError, SetupError, UserError
+from inferloom.core.protocols import Oracle
 from inferloom.core.types import Json, Usage
 from inferloom.evaluation.graders.base import Grader, GraderParams
 from inferloom.evaluation.item import Item
@@ -38,6 +39,11 @@ class Hashed(Protocol):
         """Hex digits that stand for the specification."""
         ...
 
+    @property
+    def uses_oracle(self) -> bool:
+        """Whether a node looks at the right answer."""
+        ...
+
 
 class Answers(Protocol):
     """A pipeline, as far as an evaluation needs it."""
@@ -57,6 +63,7 @@ class Answers(Protocol):
         study: str | None = None,
         item: str | None = None,
         tag: str | None = None,
+        oracle: Oracle | None = None,
     ) -> RunResult:
         """Answer one question."""
         ...

@@ -10,6 +10,7 @@ from random import Random
 from typing import TYPE_CHECKING
 
 from inferloom.core.errors import DataError, ModelError, SetupError
+from inferloom.core.protocols import Oracle
 from inferloom.core.types import Usage, total
 from inferloom.evaluation.asking import Answers, Bench, Grading, Hashed
 from inferloom.evaluation.graders import Grader
@@ -60,6 +61,8 @@ class Evaluation:
     """The mean score with its 95% interval."""
     wall_seconds: float
     """Wall seconds of this evaluation, from first to last item."""
+    oracle: bool = False
+    """Whether a node looked at the right answers: the mean is a bound, never compared with the rest."""
     grading: Grading = field(default_factory=Grading)
     """What a grader that asks a model cost, which is no part of the pipeline's usage."""
 
@@ -153,6 +156,7 @@ async def evaluate(
         mean=mean_interval([result.score for result in results], seed=seed),
         wall_seconds=time.perf_counter() - began,
         grading=grading,
+        oracle=pipeline.spec.uses_oracle,
     )
 
 
@@ -254,6 +258,7 @@ class _Work:
                 study=self._study,
                 item=item.id,
                 tag=self._split,
+                oracle=self._oracle(item) if self._pipeline.spec.uses_oracle else None,
             )
             score = await self._grader.agrade(item, answered.answer, answered.text)
         except ModelError as error:
@@ -278,6 +283,10 @@ class _Work:
         if self._place is not None:
             await self._store.write(self._row(result))
         self.take(result)
+
+    def _oracle(self, item: Item) -> Oracle:
+        """What nodes marked `oracle` may ask about this item."""
+        return lambda candidate: self._grader.grade(item, candidate.answer, candidate.text)
 
     def _row(self, result: ItemResult) -> EvaluationRow:
         study, trial = self._place or ("", 0)

@@ -123,6 +123,11 @@ class PipelineSpec:
         """The node at a path."""
         return self._by_path[path]
 
+    @property
+    def uses_oracle(self) -> bool:
+        """Whether a node looks at the right answer: results are bounds, never compared with the rest."""
+        return any(step.node.oracle for step in self.steps)
+
     def where(self, *place: str | int) -> str:
         """`file:line: field` of a place in the document, such as `where("models", "small")`."""
         return str(self.document.error(place, "").where)

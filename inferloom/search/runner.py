@@ -11,6 +11,7 @@ from collections.abc import Awaitable, Callable, Sequence
 from random import Random
 
 from inferloom.core.errors import BudgetExceededError
+from inferloom.core.protocols import Oracle
 from inferloom.core.types import Json
 from inferloom.evaluation.data import DataSet
 from inferloom.evaluation.evaluate import Evaluation, ItemResult, evaluate
@@ -152,10 +153,11 @@ class _Held:
         study: str | None = None,
         item: str | None = None,
         tag: str | None = None,
+        oracle: Oracle | None = None,
     ) -> RunResult:
         return await self._runner.hold(
             lambda: self._pipeline.ainvoke(
-                question, stream=stream, notes=notes, examples=examples, study=study, item=item, tag=tag
+                question, stream=stream, notes=notes, examples=examples, study=study, item=item, tag=tag, oracle=oracle
             )
         )
 

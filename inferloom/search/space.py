@@ -198,7 +198,12 @@ def _rules(document: Document, listed: Json, template: Template) -> list[Rule]:
 def _check_pipeline(document: Document) -> object:
     from inferloom.pipelines.spec import PipelineSpec
 
-    return PipelineSpec(document)
+    spec = PipelineSpec(document)
+    for step in spec.steps:
+        if step.node.oracle:
+            message = f"`{step.node.name}` looks at the right answer, so a search cannot compare it with the rest"
+            raise document.error(step.place, message)
+    return spec
 
 
 def _mapping(data: Json) -> dict[str, Json]:

@@ -10,6 +10,7 @@ from types import SimpleNamespace
 import pytest
 
 from inferloom.core.errors import DataError, ModelError, ServerFaultError, StorageError, UnreachableError
+from inferloom.core.protocols import Oracle
 from inferloom.core.types import Candidate, Usage
 from inferloom.evaluation import Evaluation, Item, ItemResult, evaluate, make_grader
 from inferloom.pipelines.run import Pipeline, RunResult
@@ -23,7 +24,7 @@ class Fake:
     """A pipeline that answers "0" to everything, except where `fail` raises."""
 
     def __init__(self, fail: Callable[[str], Exception | None] = lambda question: None, hash: str = "p1") -> None:
-        self.spec = SimpleNamespace(hash=hash)
+        self.spec = SimpleNamespace(hash=hash, uses_oracle=False)
         self.fail = fail
         self.asked: list[tuple[str, str | None]] = []
         self.most_at_once = self.at_once = 0
@@ -38,6 +39,7 @@ class Fake:
         study: str | None = None,
         item: str | None = None,
         tag: str | None = None,
+        oracle: Oracle | None = None,
     ) -> RunResult:
         self.asked.append((question, stream))
         self.at_once += 1

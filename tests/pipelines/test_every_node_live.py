@@ -15,13 +15,14 @@ from inferloom.models import embedding
 from inferloom.models.budget import Budget
 from inferloom.models.client import Gateway
 from inferloom.models.scripted import ScriptedBackend, register_backend
+from inferloom.nodes import reward_model
 from inferloom.nodes.base import NODES
 from inferloom.nodes.describe import describe
 from inferloom.pipelines.rules import predict
 from inferloom.pipelines.run import Pipeline, RunResult
 from inferloom.pipelines.spec import PipelineSpec
 from inferloom.store import Store
-from tests.support.node_files import FILES
+from tests.support.node_cases import FILES, FakeRewarder
 
 
 def reply(request: Request, seed: int) -> str:
@@ -59,6 +60,7 @@ def spec_of(name: str) -> PipelineSpec:
 def store(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Store]:
     monkeypatch.chdir(tmp_path)
     monkeypatch.setenv("INFERLOOM_EMBEDDER", "letters")
+    monkeypatch.setattr(reward_model, "rewarder", lambda *named: FakeRewarder())
     embedding.default_embedder.cache_clear()
     for path, rows in FILES.items():
         (tmp_path / path).write_text("".join(json.dumps(row) + "\n" for row in rows))

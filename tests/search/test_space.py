@@ -94,6 +94,13 @@ def test_pipelines_own_rules_hold_in_a_space() -> None:
         Space.load(FREE + "steps: [{sample: {model: small, n: {int: [1, 4]}}}, {best: {by: judge}}]").sample(Random(0))
 
 
+def test_what_looks_at_the_right_answer_is_in_no_space() -> None:
+    found = Space.load(FREE + "steps: [{sample: {model: small, n: 4}}, {choice: [vote, oracle], name: how}]")
+    assert {found.sample(Random(seed))["how"] for seed in range(8)} == {"vote"}
+    with pytest.raises(SpecError, match=r"no valid point: .*`oracle` looks at the right answer"):
+        Space.load(FREE + "steps: [{sample: {model: small, n: {int: [1, 4]}}}, oracle]").sample(Random(0))
+
+
 @pytest.mark.parametrize(
     ("steps", "message"),
     [
