@@ -12,7 +12,7 @@ import operator
 import re
 from collections import Counter
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import cached_property
 from typing import Literal
 
@@ -28,6 +28,7 @@ OPERATORS: Mapping[str, Callable[[float, float], bool]] = {
     "<": operator.lt,
     ">": operator.gt,
 }
+_OPPOSITES = {"<": ">=", ">=": "<", ">": "<=", "<=": ">"}
 MAX_AT_MOST = 100
 
 _CONDITION = re.compile(r"\s*([A-Za-z_]+)(?:\.([A-Za-z_][\w.-]*))?\s*(<=|>=|==|=|!=|<|>)\s*(\S+)\s*")
@@ -48,6 +49,14 @@ class Condition:
     def needs_usage(self) -> bool:
         """Whether it looks at what the run has spent."""
         return self.subject in ("calls", "tokens")
+
+    def opposite(self) -> Condition | None:
+        """The condition that holds exactly where this one does not; None for `==`, which has none here."""
+        sign = _OPPOSITES.get(self.operator)
+        if sign is None:
+            return None
+        name, _, number = self.text.split(" ")
+        return replace(self, operator=sign, text=f"{name} {sign} {number}")
 
     def holds(
         self, answers: Sequence[str | None], scores: Sequence[Mapping[str, float]], spent: Usage | None = None

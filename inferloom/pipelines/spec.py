@@ -6,53 +6,33 @@
       - sample: {model: small, n: 4}       #     pick: vote
       - vote                               #   edges: [[draw, pick]]
 
-A step is `name`, `{name: {parameter: value}}`, or `{name: value}` for the node's first parameter. In `steps`,
-`{parallel: [[...], [...]]}` (or a bare list of branches) runs branches beside one another; the next step joins them.
+A step is `name`, `{name: {parameter: value}}`, or `{name: value}` for the node's first parameter. `steps.py` says which
+control forms stand among them.
 """
 
 from __future__ import annotations
 
 import re
 from collections.abc import Mapping
-from dataclasses import dataclass
 from functools import cached_property
 from itertools import pairwise
 from pathlib import Path
 from typing import Literal
 
-from inferloom.core.errors import SpecError, UnknownNameError, UserError, nearest
+from inferloom.core.errors import SpecError, UnknownNameError, nearest
 from inferloom.core.types import Json
 from inferloom.models.budget import Budget
 from inferloom.models.spec import ModelSpec
-from inferloom.nodes.base import NODES, Node
 from inferloom.nodes.prompts import load_pack
 from inferloom.pipelines.document import Document, Place, content_hash, dump, load_document
-from inferloom.pipelines.graph import MAX_AT_MOST, Condition, Edge, Graph, parse_condition
+from inferloom.pipelines.graph import MAX_AT_MOST, Edge, Graph
 from inferloom.pipelines.modelfile import inline_models
-from inferloom.pipelines.params import parse_params
+from inferloom.pipelines.steps import MAX_NODES, Steps, StepSpec, kind_of, read_condition, read_step, shown
 
 KEYS = ("name", "description", "models", "prompts", "budget", "answer", "steps", "nodes", "edges")
-PARALLEL = "parallel"
-MAX_NODES = 500
 
 _NAME = re.compile(r"[A-Za-z0-9_][A-Za-z0-9_.-]{0,79}")
 _ID = re.compile(r"[A-Za-z_][A-Za-z0-9_-]{0,79}")
-
-
-@dataclass(frozen=True, slots=True)
-class StepSpec:
-    """One node of a pipeline. `path` is `steps/1` (or `steps/1/0/2` within branches), or the id under `nodes:`."""
-
-    path: str
-    node: Node
-    raw: Json
-    """The step in its normal form: `name`, or `{name: {parameter: value}}` with the parameters that were written."""
-    place: Place
-
-    @property
-    def label(self) -> str:
-        """`path (node)` for messages, or the path alone where it says it all."""
-        return self.path if self.path == self.node.name else f"{self.path} ({self.node.name})"
 
 
 class PipelineSpec:
@@ -156,7 +136,7 @@ class _Reader:
     def __init__(self, document: Document) -> None:
         if not isinstance(document.data, dict):
             raise document.error(
-                (), f"a pipeline must be a mapping with `models` and `steps`, not {_kind(document.data)}"
+                (), f"a pipeline must be a mapping with `models` and `steps`, not {kind_of(document.data)}"
             )
         self.document = document
         self.data: dict[str, Json] = document.data
@@ -171,7 +151,7 @@ class _Reader:
     def text(self, key: str) -> str | None:
         value = self.data.get(key)
         if key in self.data and not (isinstance(value, str) and value.strip()):
-            raise self.document.error((key,), f"`{key}` must be text, not {_shown(value)}")
+            raise self.document.error((key,), f"`{key}` must be text, not {shown(value)}")
         return value if isinstance(value, str) else None
 
     def models(self) -> dict[str, ModelSpec]:
@@ -182,7 +162,7 @@ class _Reader:
             )
         if not isinstance(value, dict) or not value:
             raise self.document.error(
-                ("models",), f"`models` must map names to models, such as `small: pocket:small`, not {_shown(value)}"
+                ("models",), f"`models` must map names to models, such as `small: pocket:small`, not {shown(value)}"
             )
         specs: dict[str, ModelSpec] = {}
         normal: dict[str, Json] = {}
@@ -218,7 +198,7 @@ class _Reader:
         known = ("calls", "tokens", "usd", "seconds")
         if not isinstance(value, dict):
             raise self.document.error(
-                ("budget",), f"`budget` must be a mapping of {', '.join(known)}, not {_shown(value)}"
+                ("budget",), f"`budget` must be a mapping of {', '.join(known)}, not {shown(value)}"
             )
         for name, limit in value.items():
             place = ("budget", name)
@@ -227,7 +207,7 @@ class _Reader:
                 rest = "" if near else f"; must be one of {', '.join(known)}"
                 raise self.document.error(place, f"unknown limit `{name}`{rest}", near)
             if isinstance(limit, bool) or not isinstance(limit, int | float) or limit <= 0:
-                raise self.document.error(place, f"the limit `{name}` must be a number above 0, not {_shown(limit)}")
+                raise self.document.error(place, f"the limit `{name}` must be a number above 0, not {shown(limit)}")
         return Budget(**value)  # type: ignore[arg-type] # keys and values are checked above
 
     def answer(self) -> Literal["marked", "text"]:
@@ -236,7 +216,7 @@ class _Reader:
             return "marked"
         if value == "text":
             return "text"
-        raise self.document.error(("answer",), f"`answer` must be `marked` or `text`, not {_shown(value)}")
+        raise self.document.error(("answer",), f"`answer` must be `marked` or `text`, not {shown(value)}")
 
     def wiring(self, models: Mapping[str, ModelSpec]) -> tuple[tuple[StepSpec, ...], list[Edge]]:
         if "steps" in self.data and ("nodes" in self.data or "edges" in self.data):
@@ -245,7 +225,7 @@ class _Reader:
                 (other,), f"a pipeline has either `steps` or `nodes` and `edges`, not `{other}` beside `steps`"
             )
         if "steps" in self.data:
-            wiring = _Steps(self.document, models)
+            wiring = Steps(self.document, models)
             self.normal["steps"] = wiring.read(self.data["steps"])
             return tuple(wiring.steps), wiring.edges
         if "nodes" not in self.data:
@@ -256,7 +236,7 @@ class _Reader:
     def _nodes(self, models: Mapping[str, ModelSpec]) -> list[StepSpec]:
         value = self.data["nodes"]
         if not isinstance(value, dict) or not value:
-            raise self.document.error(("nodes",), f"`nodes` must map ids to steps, not {_shown(value)}")
+            raise self.document.error(("nodes",), f"`nodes` must map ids to steps, not {shown(value)}")
         steps = []
         for identity, raw in value.items():
             place: Place = ("nodes", identity)
@@ -273,7 +253,7 @@ class _Reader:
     def _edges(self, ids: set[str]) -> list[Edge]:
         value = self.data.get("edges", [])
         if not isinstance(value, list):
-            raise self.document.error(("edges",), f"`edges` must be a list, not {_shown(value)}")
+            raise self.document.error(("edges",), f"`edges` must be a list, not {shown(value)}")
         edges: list[Edge] = []
         normal: list[Json] = []
         for position, raw in enumerate(value):
@@ -293,7 +273,7 @@ class _Reader:
                 normal.append(written)
             else:
                 raise self.document.error(
-                    place, f"an edge must be `[a, b]` or `{{from: a, to: b, when: ...}}`, not {_shown(raw)}"
+                    place, f"an edge must be `[a, b]` or `{{from: a, to: b, when: ...}}`, not {shown(raw)}"
                 )
         if "edges" in self.data:
             self.normal["edges"] = normal
@@ -309,13 +289,13 @@ class _Reader:
         for key in ("from", "to"):
             if key not in raw:
                 raise self.document.error(place, f"the edge has no `{key}`")
-        when = self._condition(raw["when"], (*place, "when")) if "when" in raw else None
+        when = read_condition(self.document, raw["when"], (*place, "when"), "when") if "when" in raw else None
         at_most = raw.get("at_most")
         if "at_most" in raw and (
             isinstance(at_most, bool) or not isinstance(at_most, int) or not 1 <= at_most <= MAX_AT_MOST
         ):
             raise self.document.error(
-                (*place, "at_most"), f"`at_most` must be a whole number from 1 to {MAX_AT_MOST}, not {_shown(at_most)}"
+                (*place, "at_most"), f"`at_most` must be a whole number from 1 to {MAX_AT_MOST}, not {shown(at_most)}"
             )
         edge = Edge(
             self._id(raw["from"], ids, (*place, "from")),
@@ -327,147 +307,12 @@ class _Reader:
         written = {key: raw[key] for key in known if key in raw}
         return edge, written | ({"when": when.text} if when else {})
 
-    def _condition(self, value: Json, place: Place) -> Condition:
-        if not isinstance(value, str):
-            raise self.document.error(
-                place, f"`when` must be a condition such as `agreement < 0.5`, not {_shown(value)}"
-            )
-        try:
-            return parse_condition(value)
-        except SpecError as error:
-            raise self.document.error(place, error.message, error.suggestion) from None
-
     def _id(self, value: Json, ids: set[str], place: Place) -> str:
         if isinstance(value, str) and value in ids:
             return value
         near = nearest(value, ids) if isinstance(value, str) else None
         known = "" if near else f"; the nodes are {', '.join(sorted(ids)[:12])}"
-        raise self.document.error(place, f"unknown node id {_shown(value)}{known}", near)
-
-
-class _Steps:
-    """Reads `steps:`: gives every node its path and edges, branch ends joining in what comes next."""
-
-    def __init__(self, document: Document, models: Mapping[str, ModelSpec]) -> None:
-        self.document = document
-        self.models = models
-        self.steps: list[StepSpec] = []
-        self.edges: list[Edge] = []
-
-    def read(self, value: Json) -> Json:
-        """The normal form of the list."""
-        if not isinstance(value, list) or not value:
-            raise self.document.error(("steps",), f"`steps` must be a list with at least one step, not {_shown(value)}")
-        normal, heads = self._sequence(value, ("steps",), "steps", [])
-        if len(heads) > 1:
-            raise self.document.error(
-                ("steps", len(value) - 1),
-                f"the pipeline ends in {len(heads)} branches; add a step that joins them, such as `vote` or `fuse`",
-            )
-        return normal
-
-    def _sequence(self, items: list[Json], place: Place, path: str, heads: list[str]) -> tuple[list[Json], list[str]]:
-        """The normal form of steps that follow `heads`, and the nodes that they end in."""
-        normal: list[Json] = []
-        for position, raw in enumerate(items):
-            here = (*place, position)
-            branches, at = _branches(raw, here)
-            if branches is not None:
-                written, heads = self._parallel(branches, at, f"{path}/{position}", heads)
-                normal.append(written)
-                continue
-            step = read_step(self.document, raw, f"{path}/{position}", here, self.models)
-            if len(self.steps) >= MAX_NODES:
-                raise self.document.error(here, f"too many steps; at most {MAX_NODES}")
-            self.steps.append(step)
-            self.edges += [Edge(head, step.path, place=here) for head in heads]
-            heads = [step.path]
-            normal.append(step.raw)
-        return normal, heads
-
-    def _parallel(self, branches: Json, place: Place, path: str, heads: list[str]) -> tuple[Json, list[str]]:
-        if not isinstance(branches, list) or len(branches) < 2:
-            shown = "one branch" if isinstance(branches, list) and branches else _shown(branches)
-            raise self.document.error(place, f"`parallel` must be a list of at least two branches, not {shown}")
-        ends: list[str] = []
-        normal: list[Json] = []
-        for position, branch in enumerate(branches):
-            # A branch of one step needs no list of its own.
-            items: list[Json] = branch if isinstance(branch, list) else [branch]
-            at = (*place, position) if isinstance(branch, list) else place
-            if not items and not heads:
-                raise self.document.error(at, "an empty branch has nothing to pass on at the start of a pipeline")
-            if isinstance(branch, list):
-                written, branch_ends = self._sequence(items, at, f"{path}/{position}", heads)
-            else:
-                written, branch_ends = self._single(branch, (*place, position), f"{path}/{position}/0", heads)
-            normal.append(written)
-            ends += [end for end in branch_ends if end not in ends]
-        return {PARALLEL: normal}, ends
-
-    def _single(self, raw: Json, place: Place, path: str, heads: list[str]) -> tuple[list[Json], list[str]]:
-        branches, at = _branches(raw, place)
-        if branches is not None:
-            written, ends = self._parallel(branches, at, path, heads)
-            return [written], ends
-        step = read_step(self.document, raw, path, place, self.models)
-        self.steps.append(step)
-        self.edges += [Edge(head, step.path, place=place) for head in heads]
-        return [step.raw], [step.path]
-
-
-def _branches(raw: Json, place: Place) -> tuple[Json, Place]:
-    """The branches that an item of `steps` holds and their place; None where it is a step."""
-    if isinstance(raw, list):
-        return raw, place
-    if isinstance(raw, dict) and PARALLEL in raw and len(raw) == 1:
-        return raw[PARALLEL] if raw[PARALLEL] is not None else [], (*place, PARALLEL)
-    return None, place
-
-
-def read_step(document: Document, raw: Json, path: str, place: Place, models: Mapping[str, ModelSpec]) -> StepSpec:
-    """One step, in any of its forms, as a node.
-
-    Raises:
-        SpecError: No such node, a wrong parameter, or a model that the pipeline does not name.
-    """
-    if isinstance(raw, str):
-        name, body, at = raw, None, place
-    elif isinstance(raw, dict) and len(raw) == 1:
-        name, body = next(iter(raw.items()))
-        at = (*place, name)
-    elif isinstance(raw, dict) and raw:
-        first = next(iter(raw))
-        raise document.error(
-            place,
-            f"a step must be one node, not {len(raw)} keys ({', '.join(raw)}); indent the parameters under `{first}`",
-        )
-    else:
-        raise document.error(place, f"a step must be `name` or `{{name: {{parameter: value}}}}`, not {_shown(raw)}")
-    try:
-        kind = NODES.get(name)
-    except UnknownNameError as error:
-        raise document.error(place, error.message, error.suggestion) from None
-    params, written = parse_params(document, kind, body, at, models)
-    try:
-        node = kind(params)
-    except UserError as error:
-        raise document.error(at, error.message, error.suggestion) from None
-    return StepSpec(path, node, {name: written} if written else name, place)
-
-
-def _kind(value: Json) -> str:
-    kinds = {dict: "a mapping", list: "a list", str: "text", bool: "true or false", int: "a number", float: "a number"}
-    return kinds.get(type(value), "nothing")
-
-
-def _shown(value: Json) -> str:
-    if isinstance(value, dict | list):
-        return f"an empty {'list' if isinstance(value, list) else 'mapping'}" if not value else _kind(value)
-    if value is None:
-        return "nothing"
-    text = f"`{value}`" if isinstance(value, str) else str(value).lower() if isinstance(value, bool) else str(value)
-    return text if len(text) <= 80 else text[:77] + "..."
+        raise self.document.error(place, f"unknown node id {shown(value)}{known}", near)
 
 
 __all__ = ["KEYS", "Budget", "PipelineSpec", "StepSpec", "read_step"]

@@ -1,0 +1,137 @@
+"""A pipeline as a step of another: its steps, on models of the outer one."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from contextvars import ContextVar
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from inferloom.core.errors import SpecError, nearest
+from inferloom.core.types import Json
+from inferloom.models.spec import ModelSpec
+from inferloom.pipelines.document import Document, Place
+
+if TYPE_CHECKING:
+    from inferloom.pipelines.spec import PipelineSpec
+
+PIPELINE = "pipeline"
+_KEYS = ("of", "models")
+_MOST_DEEP = 16
+
+
+def inlined(document: Document, body: Json, place: Place, models: Mapping[str, ModelSpec]) -> list[Json]:
+    """The steps of the pipeline that `body` names, in normal form, with the outer pipeline's names of models.
+
+    Args:
+        document: The outer pipeline.
+        body: A preset's name or a path, or `{of: ..., models: {inner name: outer name}}`.
+        place: Where it stands.
+        models: The outer pipeline's models.
+
+    Raises:
+        SpecError: There is no such pipeline, it is wrong, it holds itself, it has settings of a whole run, or it needs
+            a model that the outer one has not.
+    """
+    source, renamed = _read(document, body, place)
+    inner = _load(document, source, place)
+    data = inner.to_data()
+    for key in ("budget", "answer"):
+        if key in data:
+            raise document.error(place, f"`{source}` has `{key}`, which only a whole run can have; leave it out there")
+    if "prompts" in data and inner.prompts != _prompts(document):
+        raise document.error(
+            place,
+            f"`{source}` has the prompts `{inner.prompts}`; a run has one prompt pack, set it in the outer pipeline",
+        )
+    steps = data.get("steps")
+    if not isinstance(steps, list):
+        raise document.error(
+            place, f"`{source}` is written with `nodes`; a pipeline as a step must be written with `steps`"
+        )
+    for name in renamed:
+        if name not in inner.models:
+            raise document.error(
+                (*place, "models", name), f"`{source}` has no model `{name}`", nearest(name, inner.models)
+            )
+    names = {name: renamed.get(name, name) for name in inner.models}
+    used = {name for step in inner.steps for name in step.node.model_names}
+    for name in sorted(used):
+        if names[name] not in models:
+            raise document.error(
+                place,
+                f"`{source}` needs a model `{names[name]}`, which is not under `models`; name one of"
+                f" {', '.join(models)} with `{{of: {source}, models: {{{name}: ...}}}}`",
+                nearest(names[name], models),
+            )
+    return [_renamed(step, names) for step in steps]
+
+
+def _read(document: Document, body: Json, place: Place) -> tuple[str, dict[str, str]]:
+    if isinstance(body, str):
+        return body, {}
+    if not isinstance(body, dict) or not isinstance(body.get("of"), str):
+        raise document.error(
+            place, "`pipeline` must be a preset's name, a path, or `{of: ..., models: {inner: outer}}`"
+        )
+    for key in body:
+        if key not in _KEYS:
+            raise document.error((*place, key), f"unknown key `{key}`; `pipeline` has {', '.join(_KEYS)}")
+    renamed = body.get("models", {})
+    if not isinstance(renamed, dict) or not all(isinstance(name, str) for name in renamed.values()):
+        raise document.error((*place, "models"), "`models` must map the inner pipeline's names to names of this one")
+    return str(body["of"]), {inner: str(outer) for inner, outer in renamed.items()}
+
+
+def _load(document: Document, source: str, place: Place) -> PipelineSpec:
+    from inferloom.pipelines.document import load_document
+    from inferloom.pipelines.presets import resolve
+    from inferloom.pipelines.spec import PipelineSpec
+
+    folder = document.path.parent if document.path else Path()
+    beside = folder / source
+    try:
+        file = beside if beside.is_file() else resolve(source)
+    except SpecError as error:
+        raise document.error(place, error.message, error.suggestion) from None
+    above = (*_ABOVE.get(), *([document.path.resolve()] if document.path else []))
+    if file.resolve() in above or len(above) > _MOST_DEEP:
+        raise document.error(place, f"`{source}` holds itself; a pipeline cannot be a step of its own")
+    token = _ABOVE.set(above)
+    try:
+        return PipelineSpec(load_document(file, name=source))
+    finally:
+        _ABOVE.reset(token)
+
+
+_ABOVE: ContextVar[tuple[Path, ...]] = ContextVar("inferloom_pipelines_above", default=())
+"""The files that are being read, the outermost first."""
+
+
+def _prompts(document: Document) -> Json:
+    return document.data.get("prompts") if isinstance(document.data, dict) else None
+
+
+def _renamed(item: Json, names: Mapping[str, str]) -> Json:
+    """A step or a control form with the models' other names."""
+    from inferloom.nodes.base import NODES
+
+    if isinstance(item, list):
+        return [_renamed(one, names) for one in item]
+    if not isinstance(item, dict):
+        return item
+    ((name, body),) = item.items()
+    if name not in NODES:
+        parts = body if isinstance(body, dict) else {"": body}
+        renamed = {key: _renamed(value, names) if isinstance(value, list) else value for key, value in parts.items()}
+        return {name: renamed if isinstance(body, dict) else renamed[""]}
+    assert isinstance(body, dict), "a step in normal form names its parameters"
+    fields = NODES.get(name).Params.model_fields
+    marked = {field for field, info in fields.items() if (info.json_schema_extra or {}).get("model")}  # type: ignore[union-attr]  # we write mappings there
+    return {name: {key: _model(value, names) if key in marked else value for key, value in body.items()}}
+
+
+def _model(value: Json, names: Mapping[str, str]) -> Json:
+    if isinstance(value, list):
+        return [_model(one, names) for one in value]
+    return names[value] if isinstance(value, str) else value
