@@ -32,7 +32,7 @@ demo: $(STAMP) ## Search a small space of pipelines on the pocket models; report
 	@mkdir -p $(DEMO)
 	@$(BIN)/inferloom search demo --name demo --db sqlite:///$(DEMO)/inferloom.db --out $(DEMO)
 
-bench-techniques: $(STAMP) ## Every technique on the pocket suite, beside self-consistency and best-of-n at equal tokens
+bench-techniques: $(STAMP) ## Every technique on the pocket suite, beside the baselines at equal cost; ARGS="--card" writes docs/techniques.md
 	$(BIN)/python benchmarks/techniques.py $(ARGS)
 
 bench-overhead: $(STAMP) ## CPU per node beside a bare LangGraph graph of the same shape
