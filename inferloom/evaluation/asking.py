@@ -12,19 +12,18 @@ import copy
 from abc import abstractmethod
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
-from typing import TYPE_CHECKING, ClassVar, Literal, Protocol
+from typing import TYPE_CHECKING, ClassVar, Literal, Protocol, Unpack
 
 from pydantic import Field, JsonValue, field_validator
 
 from inferloom.core.errors import ModelError, SetupError, UserError
-from inferloom.core.protocols import Oracle
 from inferloom.core.types import Json, Usage
 from inferloom.evaluation.graders.base import Grader, GraderParams
 from inferloom.evaluation.item import Item
 from inferloom.models.spec import ModelSpec
 
 if TYPE_CHECKING:
-    from inferloom.pipelines.run import RunResult
+    from inferloom.pipelines.run import RunOptions, RunResult
     from inferloom.pipelines.spec import PipelineSpec
 
 TAG = "grader"
@@ -53,18 +52,7 @@ class Answers(Protocol):
         """What the pipeline is."""
         ...
 
-    async def ainvoke(
-        self,
-        question: str,
-        *,
-        stream: str | None = None,
-        notes: Sequence[str] = (),
-        examples: Sequence[tuple[str, str]] = (),
-        study: str | None = None,
-        item: str | None = None,
-        tag: str | None = None,
-        oracle: Oracle | None = None,
-    ) -> RunResult:
+    async def ainvoke(self, question: str, **options: Unpack[RunOptions]) -> RunResult:
         """Answer one question."""
         ...
 

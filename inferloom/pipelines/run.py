@@ -16,7 +16,7 @@ from contextvars import ContextVar
 from dataclasses import dataclass, field
 from pathlib import Path
 from random import Random
-from typing import TypeVar
+from typing import TypedDict, TypeVar
 
 from inferloom.core.answers import normalise
 from inferloom.core.errors import BudgetExceededError, InferloomError
@@ -70,6 +70,18 @@ class RunResult:
             "stream": self.stream,
             "wall_seconds": self.wall_seconds,
         }
+
+
+class RunOptions(TypedDict, total=False):
+    """What an evaluation says of a run beside the question; `Pipeline.ainvoke` explains each."""
+
+    stream: str | None
+    notes: Sequence[str]
+    examples: Sequence[tuple[str, str]]
+    study: str | None
+    item: str | None
+    tag: str | None
+    oracle: Oracle | None
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

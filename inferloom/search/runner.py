@@ -9,9 +9,9 @@ from __future__ import annotations
 import asyncio
 from collections.abc import Awaitable, Callable, Sequence
 from random import Random
+from typing import Unpack
 
 from inferloom.core.errors import BudgetExceededError
-from inferloom.core.protocols import Oracle
 from inferloom.core.types import Json
 from inferloom.evaluation.data import DataSet
 from inferloom.evaluation.evaluate import Evaluation, ItemResult, evaluate
@@ -20,7 +20,7 @@ from inferloom.evaluation.splits import SplitName, Splits
 from inferloom.models.budget import Budget, Purse, measures
 from inferloom.models.client import Gateway
 from inferloom.pipelines.document import content_hash
-from inferloom.pipelines.run import Pipeline, RunResult
+from inferloom.pipelines.run import Pipeline, RunOptions, RunResult
 from inferloom.pipelines.spec import PipelineSpec
 from inferloom.search.samplers import derived_seed
 from inferloom.store import Store
@@ -143,23 +143,8 @@ class _Held:
     def spec(self) -> PipelineSpec:
         return self._pipeline.spec
 
-    async def ainvoke(
-        self,
-        question: str,
-        *,
-        stream: str | None = None,
-        notes: Sequence[str] = (),
-        examples: Sequence[tuple[str, str]] = (),
-        study: str | None = None,
-        item: str | None = None,
-        tag: str | None = None,
-        oracle: Oracle | None = None,
-    ) -> RunResult:
-        return await self._runner.hold(
-            lambda: self._pipeline.ainvoke(
-                question, stream=stream, notes=notes, examples=examples, study=study, item=item, tag=tag, oracle=oracle
-            )
-        )
+    async def ainvoke(self, question: str, **options: Unpack[RunOptions]) -> RunResult:
+        return await self._runner.hold(lambda: self._pipeline.ainvoke(question, **options))
 
 
 def data_hash(data: DataSet) -> str:

@@ -6,14 +6,14 @@ import asyncio
 from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 from types import SimpleNamespace
+from typing import Unpack
 
 import pytest
 
 from inferloom.core.errors import DataError, ModelError, ServerFaultError, StorageError, UnreachableError
-from inferloom.core.protocols import Oracle
 from inferloom.core.types import Candidate, Usage
 from inferloom.evaluation import Evaluation, Item, ItemResult, evaluate, make_grader
-from inferloom.pipelines.run import Pipeline, RunResult
+from inferloom.pipelines.run import Pipeline, RunOptions, RunResult
 from inferloom.store import Store
 
 GRADER = make_grader("exact")
@@ -29,18 +29,8 @@ class Fake:
         self.asked: list[tuple[str, str | None]] = []
         self.most_at_once = self.at_once = 0
 
-    async def ainvoke(
-        self,
-        question: str,
-        *,
-        stream: str | None = None,
-        notes: Sequence[str] = (),
-        examples: Sequence[tuple[str, str]] = (),
-        study: str | None = None,
-        item: str | None = None,
-        tag: str | None = None,
-        oracle: Oracle | None = None,
-    ) -> RunResult:
+    async def ainvoke(self, question: str, **options: Unpack[RunOptions]) -> RunResult:
+        stream = options.get("stream")
         self.asked.append((question, stream))
         self.at_once += 1
         self.most_at_once = max(self.most_at_once, self.at_once)
