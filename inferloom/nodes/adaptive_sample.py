@@ -99,10 +99,6 @@ class AdaptiveSample(Node):
         return {"model": "small", "n": 16}
 
     @property
-    def requires(self) -> frozenset[Thing]:
-        return frozenset()
-
-    @property
     def provides(self) -> frozenset[Thing]:
         return frozenset({"candidates", "scores"} if self.params.stop == "self_eval" else {"candidates"})
 

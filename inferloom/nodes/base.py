@@ -51,9 +51,9 @@ class Node(ABC):
         """Parameters that show the node at work, with models named `small` and `large`; docs and tests use them."""
 
     @property
-    @abstractmethod
     def requires(self) -> frozenset[Thing]:
         """What must be there before the node; may depend on the parameters."""
+        return frozenset()
 
     @property
     @abstractmethod
@@ -84,9 +84,9 @@ class Node(ABC):
     def calls(self, candidates: int) -> tuple[int, int]:
         """The least and the most completions it draws when `candidates` come in."""
 
-    @abstractmethod
     def candidates_out(self, candidates: int) -> int:
         """The most candidates it hands on when `candidates` come in."""
+        return candidates
 
     @abstractmethod
     async def run(self, state: NodeState, context: NodeContext) -> NodeOutput:

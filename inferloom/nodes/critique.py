@@ -68,9 +68,6 @@ class Critique(Node):
     def calls(self, candidates: int) -> tuple[int, int]:
         return candidates, candidates
 
-    def candidates_out(self, candidates: int) -> int:
-        return candidates
-
     async def run(self, state: NodeState, context: NodeContext) -> NodeOutput:
         candidates = incoming(state, context)
         params = self.params

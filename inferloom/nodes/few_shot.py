@@ -53,18 +53,11 @@ class FewShot(Node):
         return {"examples": "examples.jsonl", "k": 3}
 
     @property
-    def requires(self) -> frozenset[Thing]:
-        return frozenset()
-
-    @property
     def provides(self) -> frozenset[Thing]:
         return frozenset({"examples"} if self.params.k else ())
 
     def calls(self, candidates: int) -> tuple[int, int]:
         return 0, 0
-
-    def candidates_out(self, candidates: int) -> int:
-        return candidates
 
     async def run(self, state: NodeState, context: NodeContext) -> NodeOutput:
         params = self.params

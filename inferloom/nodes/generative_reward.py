@@ -138,9 +138,6 @@ class GenerativeReward(Node):
             2 if self.params.keep_votes else 1
         )
 
-    def candidates_out(self, candidates: int) -> int:
-        return candidates
-
     async def run(self, state: NodeState, context: NodeContext) -> NodeOutput:
         candidates = incoming(state, context)
         shown = distinct(candidates)

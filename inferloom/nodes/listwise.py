@@ -74,9 +74,6 @@ class Listwise(Node):
         # Equal texts count as one candidate, and one alone is first without a call.
         return 0, self.params.votes * math.ceil(candidates / self.params.window) if candidates > 1 else 0
 
-    def candidates_out(self, candidates: int) -> int:
-        return candidates
-
     async def run(self, state: NodeState, context: NodeContext) -> NodeOutput:
         candidates = incoming(state, context)
         shown = distinct(candidates)

@@ -43,9 +43,6 @@ class Oracle(Node):
     def calls(self, candidates: int) -> tuple[int, int]:
         return 0, 0
 
-    def candidates_out(self, candidates: int) -> int:
-        return candidates
-
     async def run(self, state: NodeState, context: NodeContext) -> NodeOutput:
         candidates = incoming(state, context)
         grade = context.oracle

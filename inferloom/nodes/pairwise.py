@@ -77,9 +77,6 @@ class Pairwise(Node):
         pairs = candidates * (rivals // 2) + (rivals % 2) * ((candidates + 1) // 2) if candidates > 1 else 0
         return 0, pairs * (2 if self.params.both_orders else 1)
 
-    def candidates_out(self, candidates: int) -> int:
-        return candidates
-
     async def run(self, state: NodeState, context: NodeContext) -> NodeOutput:
         candidates = incoming(state, context)
         rivals = distinct(candidates)

@@ -91,9 +91,6 @@ class ProgramCheck(Node):
         # Equal texts are translated once, and none is where no candidate has an answer.
         return 0, candidates
 
-    def candidates_out(self, candidates: int) -> int:
-        return candidates
-
     async def run(self, state: NodeState, context: NodeContext) -> NodeOutput:
         candidates = incoming(state, context)
         known, refusal = await self._check(candidates, state, context)

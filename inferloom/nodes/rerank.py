@@ -122,9 +122,6 @@ class Rerank(Node):
         # There may be no notes: a document must be near enough to become one.
         return 0, 2 if self.params.criteria == "inferred" else 1
 
-    def candidates_out(self, candidates: int) -> int:
-        return candidates
-
     async def run(self, state: NodeState, context: NodeContext) -> NodeOutput:
         params, notes = self.params, state.notes[: self.params.batch]
         if not notes:

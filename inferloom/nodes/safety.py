@@ -132,9 +132,6 @@ class Safety(Node):
         # Equal texts are judged once, so two calls may do for all.
         return (2 * min(candidates, 1), 2 * candidates) if self.params.mode == "judge" else (0, 0)
 
-    def candidates_out(self, candidates: int) -> int:
-        return candidates
-
     async def run(self, state: NodeState, context: NodeContext) -> NodeOutput:
         if self.params.mode == "judge":
             return await self._judge(incoming(state, context), state, context)

@@ -109,10 +109,6 @@ class Sample(Node):
         return {"model": "small", "n": 4}
 
     @property
-    def requires(self) -> frozenset[Thing]:
-        return frozenset()
-
-    @property
     def provides(self) -> frozenset[Thing]:
         return frozenset({"candidates", "scores"} if self.params.logprobs else {"candidates"})
 

@@ -110,9 +110,6 @@ class Score(Node):
         # Equal texts are judged once, so one call may do for all.
         return (min(candidates, 1), candidates) if self.params.method == "judge" else (0, 0)
 
-    def candidates_out(self, candidates: int) -> int:
-        return candidates
-
     async def run(self, state: NodeState, context: NodeContext) -> NodeOutput:
         candidates = incoming(state, context)
         if self.params.method == "judge":

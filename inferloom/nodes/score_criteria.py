@@ -127,9 +127,6 @@ class ScoreCriteria(Node):
         first = 0 if self.params.criteria or not candidates else 1
         return first + min(candidates, 1), first + candidates  # equal texts are judged once
 
-    def candidates_out(self, candidates: int) -> int:
-        return candidates
-
     async def run(self, state: NodeState, context: NodeContext) -> NodeOutput:
         candidates = incoming(state, context)
         criteria = self.params.criteria or await self._infer(state, context)

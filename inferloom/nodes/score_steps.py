@@ -100,9 +100,6 @@ class ScoreSteps(Node):
         each = {"last": 1, "delta": 2}.get(self.params.aggregate, self.params.max_steps)
         return min(candidates, 1), candidates * each
 
-    def candidates_out(self, candidates: int) -> int:
-        return candidates
-
     async def run(self, state: NodeState, context: NodeContext) -> NodeOutput:
         candidates = incoming(state, context)
         params = self.params

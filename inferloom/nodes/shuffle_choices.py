@@ -55,10 +55,6 @@ class ShuffleChoices(Node):
         return {"model": "small", "n": 5}
 
     @property
-    def requires(self) -> frozenset[Thing]:
-        return frozenset()
-
-    @property
     def provides(self) -> frozenset[Thing]:
         return frozenset({"candidates"})
 

@@ -290,10 +290,6 @@ class StepSearch(Node):
         """The most candidates that it makes."""
 
     @property
-    def requires(self) -> frozenset[Thing]:
-        return frozenset()
-
-    @property
     def provides(self) -> frozenset[Thing]:
         if self.params.keep:
             return frozenset({"candidates"})

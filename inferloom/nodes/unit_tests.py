@@ -76,9 +76,6 @@ class UnitTests(Node):
     def calls(self, candidates: int) -> tuple[int, int]:
         return min(candidates, 1), min(candidates, 1)
 
-    def candidates_out(self, candidates: int) -> int:
-        return candidates
-
     async def run(self, state: NodeState, context: NodeContext) -> NodeOutput:
         candidates = incoming(state, context)
         tests = await self._write(state, context)

@@ -120,9 +120,6 @@ class Verify(Node):
     def calls(self, candidates: int) -> tuple[int, int]:
         return 2 * min(candidates, self.params.first_k or candidates), 2 * candidates
 
-    def candidates_out(self, candidates: int) -> int:
-        return candidates
-
     async def run(self, state: NodeState, context: NodeContext) -> NodeOutput:
         candidates = incoming(state, context)
         verdicts: list[bool | None] = []
