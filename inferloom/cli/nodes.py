@@ -21,7 +21,15 @@ def nodes(
     """List the nodes, or describe one."""
     from inferloom.nodes.base import NODES
     from inferloom.nodes.describe import describe
+    from inferloom.pipelines.steps import FORMS
 
+    if name in FORMS:
+        shown = {"name": name, "form": FORMS[name]}
+        if json:
+            print_json(shown)
+        else:
+            print_text(f"{name}: a control form, which stands among the steps\n\n{FORMS[name]}")
+        return
     found = [describe(each) for each in (NODES.names() if name is None else [name])]
     if json:
         print_json(found)
@@ -40,6 +48,7 @@ def nodes(
             ],
         )
         print_text("calls: completions drawn by the node's example for 4 candidates; `inferloom nodes NAME` tells more")
+        print_text(f"control forms among the steps: {', '.join(FORMS)}; `inferloom nodes when` tells more")
     else:
         _print_node(found[0])
 
@@ -72,7 +81,16 @@ def _print_node(node: NodeDescription) -> None:
             for parameter in node["parameters"]
         ],
     )
-    print_text(f"to try it, save this as a file and give it to `inferloom run`:\n\n{node['pipeline']}")
+    command = "inferloom eval FILE --data pocket" if node["oracle"] else 'inferloom run FILE "..."'
+    missing = "" if node["pocket"] else ", put your models in"
+    files = [str(value) for value in _texts(node) if value.endswith(".jsonl")]
+    missing += f", make {files[0]}" if files else ""
+    print_text(f"to try it, save this as a file{missing} and run `{command}`:\n\n{node['pipeline']}")
+
+
+def _texts(node: NodeDescription) -> list[str]:
+    """The words of the node's example."""
+    return node["snippet"].split()
 
 
 def _calls(node: NodeDescription, count: str) -> str:

@@ -17,7 +17,8 @@ _WIDEST = 30
 def picture(spec: PipelineSpec) -> str:
     """The drawing, as lines of text."""
     layers = _layers(spec)
-    rows = [_side_by_side([_box(_label(spec.step(path))) for path in layer]) for layer in layers]
+    named = spec.graph.conditional
+    rows = [_side_by_side([_box(_label(spec.step(path), named)) for path in layer]) for layer in layers]
     width = max(len(line) for row in rows for line in row)
     lines = ["question".center(width).rstrip()]
     for row in rows:
@@ -27,7 +28,9 @@ def picture(spec: PipelineSpec) -> str:
     level = {path: number for number, layer in enumerate(layers) for path in layer}
     aside = [edge for edge in spec.graph.edges if edge.conditional or level[edge.target] != level[edge.source] + 1]
     if aside:
-        lines += ["", *(_edge(edge) for edge in aside)]
+        forks = {edge.source for edge in spec.graph.edges if edge.conditional}
+        aside += [edge for edge in spec.graph.edges if edge.source in forks and edge not in aside]
+        lines += ["", *(_edge(edge, edge.source in forks) for edge in sorted(aside, key=spec.graph.edges.index))]
     return "\n".join(lines)
 
 
@@ -44,9 +47,10 @@ def _layers(spec: PipelineSpec) -> list[list[str]]:
     return layers
 
 
-def _label(step: StepSpec) -> list[str]:
+def _label(step: StepSpec, named: bool) -> list[str]:
+    """What stands in a node's box; with its path where edges are listed by paths, or the user chose it."""
     name = step.node.name
-    lines = [name if step.path.startswith("steps/") or step.path == name else f"{step.path}: {name}"]
+    lines = [f"{step.path}: {name}" if (named or not step.path.startswith("steps/")) and step.path != name else name]
     raw = step.raw[name] if isinstance(step.raw, dict) else None
     if isinstance(raw, dict):
         shown = list(raw.items())
@@ -79,8 +83,11 @@ def _side_by_side(boxes: list[list[str]]) -> list[str]:
     return ["  ".join(parts) for parts in zip(*padded, strict=True)]
 
 
-def _edge(edge: Edge) -> str:
-    conditions = [edge.when.text] if edge.when else []
+def _edge(edge: Edge, fork: bool) -> str:
+    """An edge in words; `fork`: its node has edges that are taken on a condition."""
+    conditions = [f"if {edge.when.text}"] if edge.when else []
     if edge.at_most is not None:
-        conditions.append(f"at most {edge.at_most}x")
+        conditions.append(f"back, at most {edge.at_most}x")
+    elif edge.when is None and fork:
+        conditions.append("otherwise")
     return f"{edge.source} ⇢ {edge.target}" + (f"   ({', '.join(conditions)})" if conditions else "")

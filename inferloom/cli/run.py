@@ -52,7 +52,7 @@ def run(
     if result.answer is None:
         remark("no candidate has an answer; the text of the first follows")
     print_text(result.text if result.answer is None else result.answer)
-    remark(usage_line(result.usage))
+    remark(f"nominal: {usage_line(result.usage)}")
     if result.billed != result.usage:
         remark(f"billed: {usage_line(result.billed)}")
     if result.bound.calls:
@@ -74,7 +74,8 @@ async def _answer(
                 return event.result
             if event.kind != "token":
                 told = ", ".join(f"{name} {value}" for name, value in event.data.items())
-                remark(clean(f"{event.path}: {event.kind}: {told}"))
+                kind = "" if event.kind == "node" else f"{event.kind}: "
+                remark(clean(f"{event.path}: {kind}{told}"))
         raise AssertionError("a run ends with its result")
     finally:
         await pipeline.gateway.aclose()

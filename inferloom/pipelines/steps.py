@@ -1,16 +1,4 @@
-"""The short form `steps:`: a list of nodes, one after the other, with control forms among them.
-
-    - parallel: [[...], [...]]      # branches beside one another, which the next step joins; a bare list will do
-    - when:                         # one way or the other, by the candidates of the step before or by what was spent
-        if: agreement < 0.6
-        then: [...]
-        else: [...]                 # may be left out
-    - loop:                         # again and again until the condition holds, at most so many times
-        do: [...]
-        until: best.judge >= 0.9
-        at_most: 3
-    - pipeline: best_of_n           # the steps of another pipeline, by preset or by path relative to this file, on
-                                    # models of this one: the same names, or `{of: best_of_n, models: {small: mine}}`
+"""The short form `steps:`: a list of nodes, one after the other, with control forms among them (`FORMS`).
 
 Control forms nest. They become edges of the graph; a pipeline within a pipeline becomes its steps, so that the content
 hash sees what is in it.
@@ -26,12 +14,38 @@ from inferloom.core.types import Json
 from inferloom.models.spec import ModelSpec
 from inferloom.nodes.base import NODES, Node
 from inferloom.pipelines.document import Document, Place
-from inferloom.pipelines.graph import MAX_AT_MOST, Condition, Edge, parse_condition
+from inferloom.pipelines.graph import MAX_AT_MOST, SUBJECTS, Condition, Edge, parse_condition
 from inferloom.pipelines.params import parse_params
 from inferloom.pipelines.subpipeline import PIPELINE, inlined
 
 MAX_NODES = 500
 PARALLEL, WHEN, LOOP = "parallel", "when", "loop"
+FORMS = {
+    PARALLEL: """\
+- parallel:              # branches beside one another, which the next step joins; a bare list will do
+    - [sample: {model: small, n: 4}]
+    - [sample: {model: large, n: 2}]
+""",
+    WHEN: f"""\
+- when:                  # one way or the other, by the candidates of the step before or by what the run has spent
+    if: agreement < 0.6
+    then: [sample: {{model: large, n: 4}}]
+    else: [top_k: {{by: judge, k: 2}}]    # without it the candidates go straight on
+
+Conditions compare with <, <=, >, >= or ==: {", ".join(SUBJECTS)} (best and mean of a named score).
+""",
+    LOOP: """\
+- loop:                  # again and again until the condition holds
+    do: [sample: {model: small, n: 2}, score: {model: large, name: judge}]
+    until: best.judge >= 0.9              # may be left out
+    at_most: 5                            # rounds, 2 to 100
+""",
+    PIPELINE: """\
+- pipeline: best_of_n    # the steps of another pipeline, a preset or a file (relative to this one), on models of this
+- pipeline: {of: other.yaml, models: {writer: small}}    # one: those of the same names, or as `models` says
+""",
+}
+"""The control forms, shown by `inferloom nodes NAME`."""
 
 
 @dataclass(frozen=True, slots=True)

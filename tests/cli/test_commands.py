@@ -54,7 +54,7 @@ def test_show_draws_loops_and_round_trips_yaml(cli: Cli, folder: Path) -> None:
         "nodes: {draw: {sample: {model: m, n: 2}}, pick: vote}\n"
         "edges: [[draw, pick], {from: pick, to: draw, when: agreement < 0.5, at_most: 3}]\n"
     )
-    assert "pick ⇢ draw   (agreement < 0.5, at most 3x)" in cli("show", "loop.yaml").out
+    assert "pick ⇢ draw   (if agreement < 0.5, back, at most 3x)" in cli("show", "loop.yaml").out
     (folder / "again.yaml").write_text(cli("show", "loop.yaml", "--yaml").out)
     first, second = (cli("show", name, "--json").json for name in ("loop.yaml", "again.yaml"))
     assert first["hash"] == second["hash"]
