@@ -2,14 +2,41 @@
 
 from __future__ import annotations
 
+import ast
+import re
 import textwrap
+import warnings
 
 from inferloom.core.answers import split_reasoning
 
 _PYTHON = frozenset({"python", "python3", "py"})
 _FENCES = ("```", "~~~")
+_PROGRAM = re.compile("program of a model")
+"""The file name under which programs are looked at, and by which what Python warns of in them is kept quiet."""
 _GOES_ON = (")", "]", "}", "else:", "elif ", "except", "finally:")
 """How a line at the margin begins that belongs to the statement above it."""
+
+
+def parsed(code: str) -> ast.Module:
+    """The syntax tree of a program.
+
+    Raises:
+        SyntaxError: This Python cannot parse it; ValueError for some texts.
+        RecursionError: It is too deeply nested; MemoryError for some kinds of nesting.
+    """
+    _hush()
+    return ast.parse(code, _PROGRAM.pattern)
+
+
+def check(tree: ast.Module) -> None:
+    """Compile a program, for what only the compiler refuses, such as `return` outside a function; never executes it.
+
+    Raises:
+        SyntaxError: It is refused; ValueError for some texts.
+        RecursionError: It is too deeply nested; MemoryError for some kinds of nesting.
+    """
+    _hush()
+    compile(tree, _PROGRAM.pattern, "exec", dont_inherit=True)
 
 
 def code_of(text: str) -> str:
@@ -79,3 +106,12 @@ def _statements(code: str) -> list[str]:
         if at_margin:
             decorated = line.startswith("@")
     return ["\n".join(lines).rstrip() for lines in statements]
+
+
+def _hush() -> None:
+    """Have Python not warn of what stands in programs.
+
+    Not by `catch_warnings`, which is for one thread, and not twice, since every new filter has old warnings told again.
+    """
+    if not any(action == "ignore" and module == _PROGRAM for action, _, _, module, _ in warnings.filters):
+        warnings.filterwarnings("ignore", module=_PROGRAM.pattern)
