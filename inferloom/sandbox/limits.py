@@ -63,7 +63,7 @@ class Limits:
 
 
 def may_leave_early(code: str) -> bool:
-    """Whether a program may hold a `return` outside a function that this Python, which cannot parse it, did not find."""
+    """Whether a program may have a `return` outside a function that was not found: this Python cannot parse it."""
     if not _LEAVING.search(code):
         return False
     try:
@@ -74,7 +74,7 @@ def may_leave_early(code: str) -> bool:
 
 
 def _misplaced(code: str) -> SandboxResult | None:
-    """The result of a program with a `return` (`yield`, `await`) outside a function, or whatever else cannot be compiled.
+    """The result of a program that parses and does not compile, such as one with a `return` outside a function.
 
     An engine that takes it runs nothing of what follows, not even tests. A program that this Python cannot parse is
     left to the engine, which may know a later grammar.

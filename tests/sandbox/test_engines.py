@@ -138,9 +138,16 @@ async def test_what_python_warns_of_is_not_told(sandbox: MontySandbox | Isolated
 
 def test_threads_may_use_a_sandbox_for_the_first_time_at_once() -> None:
     script = (
-        "import asyncio, sys, sysconfig, threading\n"
+        "import asyncio, sysconfig, threading, time\n"
         "from inferloom.sandbox import MontySandbox\n"
-        "sys.setswitchinterval(1e-6)\n"
+        "inside, real = [], sysconfig.get_path\n"
+        "def get_path(*asked):\n"  # it fills a table when first called, and is not for several threads then
+        "    inside.append(1)\n"
+        "    time.sleep(0.02)\n"
+        "    assert inside == [1], 'used in two threads at once'\n"
+        "    inside.pop()\n"
+        "    return real(*asked)\n"
+        "sysconfig.get_path = get_path\n"
         "sandbox, together, values = MontySandbox(), threading.Barrier(8), []\n"
         "def run():\n"
         "    import pydantic_monty\n"
