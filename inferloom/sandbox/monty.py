@@ -7,6 +7,7 @@ never us: the pool kills one that does not answer in time and starts another.
 from __future__ import annotations
 
 import ast
+import asyncio
 import builtins
 import importlib
 import os
@@ -40,8 +41,8 @@ _NO_IMPORT = re.compile(r"No module named '|attempted relative import|cannot imp
 _EXITS = frozenset({"exit", "quit", "_exit", "abort", "SystemExit"})
 """What ends a program. That monty has none of it is no reason not to judge a program that uses it."""
 _RUNNERS = frozenset({"exec", "eval", "compile"})
-_CONSTRUCTION = threading.Lock()
-"""A pool looks for its worker program by way of `sysconfig`, which must not be first used in two threads at once."""
+_OPENING = threading.Lock()
+"""Starting workers looks for their program through `sysconfig`, whose first use must not be in two threads at once."""
 
 
 class MontySandbox:
@@ -83,24 +84,27 @@ class MontySandbox:
 
     async def _opened(self) -> AsyncMonty:
         """The pool of this process: workers that a parent of a fork has cannot be shared."""
-        from pydantic_monty import AsyncMonty
-
         if self._pool is not None and self._owner == os.getpid():
             return self._pool
-        # Parsing is not held to the program's own time limit, so the whole turn has one too.
-        with _CONSTRUCTION:
-            pool = AsyncMonty(request_timeout=2 * self.limits.seconds + _GRACE, feed_duration_limit_grace=_GRACE)
-        try:
-            await pool.__aenter__()
-        except (OSError, RuntimeError) as error:
-            raise SetupError(
-                f"the sandbox `monty` cannot start its worker: {error}; install `pydantic-monty`"
-            ) from error
-        if self._pool is not None and self._owner == os.getpid():  # another task was faster
-            await pool.__aexit__(None, None, None)
-            return self._pool
-        self._pool, self._owner = pool, os.getpid()
-        return pool
+        # In a thread of its own, since whoever waits for the lock must not hold up an event loop.
+        return await asyncio.to_thread(self._open)
+
+    def _open(self) -> AsyncMonty:
+        from pydantic_monty import AsyncMonty
+
+        with _OPENING:
+            if self._pool is not None and self._owner == os.getpid():  # another was faster
+                return self._pool
+            try:
+                # Parsing is not held to the program's own time limit, so the whole turn has one too.
+                pool = AsyncMonty(request_timeout=2 * self.limits.seconds + _GRACE, feed_duration_limit_grace=_GRACE)
+                asyncio.run(_enter(pool))
+            except (OSError, RuntimeError) as error:
+                raise SetupError(
+                    f"the sandbox `monty` cannot start its worker: {error}; install `pydantic-monty`"
+                ) from error
+            self._pool, self._owner = pool, os.getpid()
+            return pool
 
     def _resources(self) -> ResourceLimits:
         return {
@@ -136,6 +140,10 @@ class MontySandbox:
             return SandboxResult(outcome="limit", error=said)
         lacking = not own and _lacking(raised, parsing, code)
         return SandboxResult(outcome="unsupported" if lacking else "error", error=said)
+
+
+async def _enter(pool: AsyncMonty) -> None:
+    await pool.__aenter__()
 
 
 class _Printed:
