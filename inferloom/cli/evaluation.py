@@ -92,6 +92,12 @@ def evaluate(
         print_text(
             f"{count(len(done.failures), 'item')} failed and count as wrong; the first, {failed.item}: {failed.stopped}"
         )
+    if done.ungraded:
+        first = done.ungraded[0]
+        print_text(
+            f"{count(len(done.ungraded), 'item')} could not be graded and count as 0; "
+            f"the first, {first.item}: {first.stopped}"
+        )
     if split in ("all", "test"):
         print_text(f"the test part of {loaded.name} has now been looked at {count(touches, 'time')}")
 
@@ -205,6 +211,7 @@ def _document(pipeline: str, data: str, split: str, done: Evaluation, touches: i
         "billed": done.billed.to_json(),
         "grading": done.grading.to_json(),
         "failed": len(done.failures),
+        "ungraded": len(done.ungraded),
         "test_touches": touches,
         "wall_seconds": done.wall_seconds,
         "items": [

@@ -9,9 +9,9 @@ from dataclasses import dataclass, field
 from random import Random
 from typing import TYPE_CHECKING
 
-from inferloom.core.errors import DataError, ModelError, SetupError
+from inferloom.core.errors import DataError, ModelError, SetupError, UnsupportedCodeError
 from inferloom.core.protocols import Oracle
-from inferloom.core.types import Usage, total
+from inferloom.core.types import Candidate, Usage, total
 from inferloom.evaluation.asking import Answers, Bench, Grading, Hashed
 from inferloom.evaluation.graders import Grader
 from inferloom.evaluation.item import Item
@@ -24,6 +24,8 @@ if TYPE_CHECKING:
 
 FAILED = "error: "
 """How `stopped` begins for an item on which a model failed; the error's sentence follows."""
+UNGRADED = "ungraded: "
+"""How `stopped` begins for an item whose answer is neither right nor wrong; the reason follows."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -39,7 +41,10 @@ class ItemResult:
     billed: Usage = field(default_factory=Usage)
     """What was spent this time; zero where the row was there from before."""
     stopped: str | None = None
-    """Why the run ended early: `budget`, or `error: ...` where a model failed; None for a whole run."""
+    """Why the run ended early: `budget`, or `error: ...` where a model failed; None for a whole run.
+
+    `ungraded: ...` where the answer is there and could not be graded.
+    """
     run: str = ""
     seconds: float = 0.0
     """Wall seconds of the run; zero where the row was there from before."""
@@ -50,6 +55,11 @@ class ItemResult:
     def failed(self) -> bool:
         """Whether a model failed on it."""
         return self.stopped is not None and self.stopped.startswith(FAILED)
+
+    @property
+    def ungraded(self) -> bool:
+        """Whether its answer could not be graded; the score of 0 then says nothing about it."""
+        return self.stopped is not None and self.stopped.startswith(UNGRADED)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -91,6 +101,15 @@ class Evaluation:
         """The items on which a model failed; each scores 0."""
         return tuple(result for result in self.results if result.failed)
 
+    @property
+    def ungraded(self) -> tuple[ItemResult, ...]:
+        """The items whose answers could not be graded.
+
+        Each keeps its place with a score of 0, in the mean too, so that evaluations of the same items stay paired. The
+        mean may thus be too low by up to the share of these items.
+        """
+        return tuple(result for result in self.results if result.ungraded)
+
 
 async def evaluate(
     pipeline: Answers,
@@ -111,8 +130,8 @@ async def evaluate(
     """Run a pipeline over items and grade what it answers.
 
     With a study and a trial every item's result is a row in the database, written as soon as it is there; items that
-    have their row from this pipeline already are not run again. Failed items are: what was received for them is in the
-    bank and costs nothing.
+    have their row from this pipeline already are not run again. Failed and ungraded items are: what was received for
+    them is in the bank and costs nothing.
 
     Args:
         pipeline: What answers.
@@ -127,12 +146,13 @@ async def evaluate(
         on_item: Called with each result as it comes, in no fixed order; those from before come first.
         rng: Seeds the bootstrap of the mean's interval, where scores are not all 0 or 1.
         most_failed: The largest share of items that may fail, by a model of the pipeline or of the grader; with more
-            the evaluation ends.
+            the evaluation ends. Items that could not be graded are no failures.
         judges: Makes the pipelines through which a grader asks its model; needed by such graders only.
 
     Raises:
         DataError: There are no items.
-        SetupError: The grader asks a model, and there are no `judges` or it is the pipeline's own model.
+        SetupError: The grader asks a model, and there are no `judges`, it is the pipeline's own model, or a node of
+            the pipeline looks at the right answers.
         ModelError: More than `most_failed` of the items failed (it is the last one's error), or the first one failed
             for a reason that only the user can mend.
         StorageError: The database takes no writes.
@@ -170,13 +190,18 @@ def _ready(
     """The grader with what it needs to ask its model, where it asks one."""
     if not grader.asks_models:
         return grader
+    if arm.uses_oracle:
+        raise SetupError(
+            f"the grader `{grader.name}` asks a model, so a pipeline with a step that looks at the right answers "
+            "cannot be evaluated by it; take a grader that asks none"
+        )
     if judges is None:
         raise SetupError(f"the grader `{grader.name}` asks a model; `evaluate` needs `judges` for it")
     return grader.attached(Bench(judges, arm, study, grading))
 
 
 def _rows_there(store: Store, study: str, trial: int, split: str, pipeline: str) -> dict[str, ItemResult]:
-    """Results of an earlier evaluation by item, save those of another pipeline and those that failed."""
+    """Results of an earlier evaluation by item, save those of another pipeline, failed and ungraded ones."""
     rows = store.evaluations(study, split=split, trial=trial)
     results = {
         row.item: ItemResult(
@@ -191,7 +216,7 @@ def _rows_there(store: Store, study: str, trial: int, split: str, pipeline: str)
         for row in rows
         if row.pipeline == pipeline
     }
-    return {item: result for item, result in results.items() if not result.failed}
+    return {item: result for item, result in results.items() if not (result.failed or result.ungraded)}
 
 
 class _Work:
@@ -261,6 +286,8 @@ class _Work:
                 oracle=self._oracle(item) if self._pipeline.spec.uses_oracle else None,
             )
             score = await self._grader.agrade(item, answered.answer, answered.text)
+        except UnsupportedCodeError as error:
+            failure = UNGRADED + error.sentence
         except ModelError as error:
             self._failures += 1
             nothing_works = error.exit_code == 2 and all(result.failed for result in self.results.values())
@@ -286,7 +313,14 @@ class _Work:
 
     def _oracle(self, item: Item) -> Oracle:
         """What nodes marked `oracle` may ask about this item."""
-        return lambda candidate: self._grader.grade(item, candidate.answer, candidate.text)
+
+        def grade(candidate: Candidate) -> float:
+            try:
+                return self._grader.grade(item, candidate.answer, candidate.text)
+            except UnsupportedCodeError:
+                return 0.0  # another candidate may still be found right
+
+        return grade
 
     def _row(self, result: ItemResult) -> EvaluationRow:
         study, trial = self._place or ("", 0)

@@ -133,7 +133,7 @@ class ProgramCheck(Node):
         )
         reply = await ask(context, self.params.model, request)
         program = code_of(reply.text)
-        if not program.strip() or reply.finish_reason == "length":
+        if program is None or reply.finish_reason == "length":
             context.emit("parse_failed", {"role": ROLE, "reply": reply.text[:200]})
             return _UNKNOWN
         named = _ASSIGNED.search(program) is not None

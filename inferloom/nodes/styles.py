@@ -6,6 +6,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from typing import Literal
 
+from inferloom.core.code import code_of
 from inferloom.core.errors import BudgetExceededError
 from inferloom.core.protocols import NodeContext, SandboxResult
 from inferloom.core.types import Candidate, Completion, Message, NodeState, Request
@@ -128,28 +129,6 @@ def _asked(asking: Asking, state: NodeState, context: NodeContext, plan: str | N
     return converse(state, context, ROLES[asking.style], values, system=asking.system, examples=shown)
 
 
-def program_of(text: str, *, finished: bool = True) -> str | None:
-    """The program in a reply: its last fenced block, else the whole text.
-
-    None where it has none, and where the reply was cut before the program's end.
-    """
-    blocks: list[list[str]] = []
-    inside = False
-    for line in text.splitlines(keepends=True):
-        mark = line.strip()
-        if inside and mark == "```":
-            inside = False
-        elif not inside and mark.startswith("```"):
-            inside = True
-            blocks.append([])
-        elif inside:
-            blocks[-1].append(line)
-    if inside and not finished:
-        blocks.pop()
-    program = "".join(blocks[-1]) if blocks else text if finished else ""
-    return program if program.strip() else None
-
-
 async def run_programs(candidates: Sequence[Candidate], context: NodeContext) -> list[Candidate]:
     """The candidates with the answers that their programs print, added to their texts; None for those that fail.
 
@@ -157,7 +136,7 @@ async def run_programs(candidates: Sequence[Candidate], context: NodeContext) ->
     """
 
     async def one(candidate: Candidate) -> Candidate:
-        program = program_of(candidate.text, finished=candidate.finished)
+        program = code_of(candidate.text, cut=not candidate.finished)
         if program is None:
             context.emit("parse_failed", {"role": ROLES["program"], "reply": candidate.text[:200]})
             return replace(candidate, answer=None)

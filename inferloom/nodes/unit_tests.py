@@ -4,7 +4,9 @@ Archon's unit test generator and evaluator (arXiv 2409.15254) in one. Departures
 executed, in a sandbox without files or network, where Archon's are sentences and a model only judges whether each would
 pass; candidates are put in order and none is dropped; a test that the sandbox cannot run (`unsupported`) counts neither
 way, and a candidate of which no test could be run scores 0.5. The tests are as fallible as their author: one that is
-wrong fails right programs too. A reply without tests is reported as the event `parse_failed`; then all score 0.5.
+wrong fails right programs too. A candidate without a whole program (it was cut inside one) passes none. Where the
+sandbox is `isolated`, a program that forges its own result cannot be told from one that passes. A reply without tests
+is reported as the event `parse_failed`; then all score 0.5.
 """
 
 from __future__ import annotations
@@ -79,9 +81,13 @@ class UnitTests(Node):
     async def run(self, state: NodeState, context: NodeContext) -> NodeOutput:
         candidates = incoming(state, context)
         tests = await self._write(state, context)
-        programs = {candidate.text: code_of(candidate.text) for candidate in candidates}
-        passed = await _passed(list(dict.fromkeys(programs.values())), tests, context)
-        tested = [self._with(candidate, passed[programs[candidate.text]]) for candidate in candidates]
+        programs = [code_of(candidate.text, cut=not candidate.finished) for candidate in candidates]
+        passed = await _passed(list(dict.fromkeys(program for program in programs if program)), tests, context)
+        none = (False,) * len(tests)
+        tested = [
+            self._with(candidate, passed[program] if program else none)
+            for candidate, program in zip(candidates, programs, strict=True)
+        ]
         order = order_by([candidate.scores[self.params.name] for candidate in tested])
         return NodeOutput(candidates=tuple(tested[position] for position in order))
 
@@ -93,7 +99,7 @@ class UnitTests(Node):
             max_tokens=self.params.max_tokens,
         )
         reply = await ask(context, self.params.model, request)
-        tests = split_tests(code_of(reply.text))
+        tests = split_tests(code_of(reply.text) or "")
         if reply.finish_reason == "length":
             tests = tests[:-1]  # the last one was cut
         if not tests:

@@ -319,7 +319,9 @@ def failed(error: BaseException) -> dict[str, object]:
         text = ""
     said = type(error).__name__ + (f": {text}" if text else "") + (f" (line {line})" if line else "")
     lacking = (
-        isinstance(error, ImportError | EOFError)
+        # What Python itself does not find has a name; a bare ImportError is the program's own.
+        (isinstance(error, ImportError) and error.name is not None)
+        or isinstance(error, EOFError)
         or (isinstance(error, OSError) and error.errno is not None)
         or (isinstance(error, RuntimeError) and text == "can't start new thread")
     )

@@ -6,18 +6,22 @@ never us: the pool kills one that does not answer in time and starts another.
 
 from __future__ import annotations
 
+import ast
+import asyncio
 import builtins
 import importlib
 import os
 import re
+import threading
 from collections.abc import Mapping
 from dataclasses import replace
 from typing import TYPE_CHECKING
 
+from inferloom.core.code import parsed
 from inferloom.core.errors import SetupError
 from inferloom.core.protocols import SandboxResult
 from inferloom.core.types import Json
-from inferloom.sandbox.limits import Limits, sentence
+from inferloom.sandbox.limits import Limits, may_leave_early, sentence
 
 if TYPE_CHECKING:
     from pydantic_monty import AsyncMonty, MontyError, OSPolicy, ResourceLimits
@@ -33,6 +37,12 @@ _KNOWN = frozenset({
 _NO_MODULE_ATTRIBUTE = re.compile(r"module '(\w+)' has no attribute '(\w+)'")
 _NO_ATTRIBUTE = re.compile(r"'(\w+)' object has no attribute '(\w+)'")
 _NO_NAME = re.compile(r"name '(\w+)' is not defined")
+_NO_IMPORT = re.compile(r"No module named '|attempted relative import|cannot import name '(\w+)' from '([\w.]+)'")
+_EXITS = frozenset({"exit", "quit", "_exit", "abort", "SystemExit"})
+"""What ends a program. That monty has none of it is no reason not to judge a program that uses it."""
+_RUNNERS = frozenset({"exec", "eval", "compile"})
+_OPENING = threading.Lock()
+"""Starting workers looks for their program through `sysconfig`, whose first use must not be in two threads at once."""
 
 
 class MontySandbox:
@@ -60,35 +70,41 @@ class MontySandbox:
             async with pool.checkout(limits=self._resources(), os_policy=_policy()) as session:
                 value: object = await session.feed_run(code, inputs=dict(inputs or {}), print_callback=printed)
         except MontyError as error:
-            result = self._failed(error)
+            result = self._failed(error, code)
         except (RuntimeError, ValueError) as error:
             # What the boundary between the processes cannot carry, such as a value of some hundred MiB.
             result = SandboxResult(outcome="limit", error=sentence(f"not handed out: {error}"))
         else:
             result = SandboxResult(outcome="ok", value=self.limits.plain(value))
+        if result.outcome == "ok" and may_leave_early(code):
+            result = SandboxResult(outcome="unsupported", error="it cannot be told whether the program ran to its end")
         if printed.over:
             result = SandboxResult(outcome="limit", error="the program printed past its output limit")
         return replace(result, output=self.limits.printed("".join(printed.parts)))
 
     async def _opened(self) -> AsyncMonty:
         """The pool of this process: workers that a parent of a fork has cannot be shared."""
-        from pydantic_monty import AsyncMonty
-
         if self._pool is not None and self._owner == os.getpid():
             return self._pool
-        # Parsing is not held to the program's own time limit, so the whole turn has one too.
-        pool = AsyncMonty(request_timeout=2 * self.limits.seconds + _GRACE, feed_duration_limit_grace=_GRACE)
-        try:
-            await pool.__aenter__()
-        except (OSError, RuntimeError) as error:
-            raise SetupError(
-                f"the sandbox `monty` cannot start its worker: {error}; install `pydantic-monty`"
-            ) from error
-        if self._pool is not None and self._owner == os.getpid():  # another task was faster
-            await pool.__aexit__(None, None, None)
-            return self._pool
-        self._pool, self._owner = pool, os.getpid()
-        return pool
+        # In a thread of its own, since whoever waits for the lock must not hold up an event loop.
+        return await asyncio.to_thread(self._open)
+
+    def _open(self) -> AsyncMonty:
+        from pydantic_monty import AsyncMonty
+
+        with _OPENING:
+            if self._pool is not None and self._owner == os.getpid():  # another was faster
+                return self._pool
+            try:
+                # Parsing is not held to the program's own time limit, so the whole turn has one too.
+                pool = AsyncMonty(request_timeout=2 * self.limits.seconds + _GRACE, feed_duration_limit_grace=_GRACE)
+                asyncio.run(_enter(pool))
+            except (OSError, RuntimeError) as error:
+                raise SetupError(
+                    f"the sandbox `monty` cannot start its worker: {error}; install `pydantic-monty`"
+                ) from error
+            self._pool, self._owner = pool, os.getpid()
+            return pool
 
     def _resources(self) -> ResourceLimits:
         return {
@@ -99,19 +115,22 @@ class MontySandbox:
         }
 
     @staticmethod
-    def _failed(error: MontyError) -> SandboxResult:
+    def _failed(error: MontyError, code: str) -> SandboxResult:
         from pydantic_monty import MontyCrashedError, MontyRuntimeError, MontySyntaxError
 
         if isinstance(error, MontyCrashedError):
             how = "did not stop in time" if error.timed_out else "brought its process down"
             return SandboxResult(outcome="limit", error=f"the program {how}")
         line: int | None = None
+        own = False
         parsing = False
         if isinstance(error, MontySyntaxError | MontyRuntimeError):
             frames = error.traceback()
             line = frames[-1].line if frames else None
             # What the parser refuses stands in no function, not even in that of the module.
             parsing = bool(frames) and frames[-1].function_name is None
+            # Without a frame it was monty itself.
+            own = not parsing and bool(frames) and _raises(code, frames[-1].line)
         raised = error.exception()
         place = f" (line {line})" if line else ""
         said = sentence(f"{type(raised).__name__}: {raised}{place}")
@@ -119,8 +138,12 @@ class MontySandbox:
             return SandboxResult(outcome="limit", error=said)
         if isinstance(raised, SyntaxError) and "deeply nested" in str(raised):
             return SandboxResult(outcome="limit", error=said)
-        lacking = _lacking(raised, parsing)
+        lacking = not own and _lacking(raised, parsing, code)
         return SandboxResult(outcome="unsupported" if lacking else "error", error=said)
+
+
+async def _enter(pool: AsyncMonty) -> None:
+    await pool.__aenter__()
 
 
 class _Printed:
@@ -144,24 +167,45 @@ def _policy() -> OSPolicy:
     return {"sleep": "zero", "random_start": {"seed": 0}}
 
 
-def _lacking(raised: BaseException, parsing: bool) -> bool:
+def _raises(code: str, line: int) -> bool:
+    """Whether what was raised in a line may be the program's own: a `raise` stands there, or it runs code from text."""
+    try:
+        nodes = list(ast.walk(parsed(code)))
+    except (SyntaxError, ValueError, RecursionError, MemoryError):
+        return "raise" in code
+    return any(
+        (isinstance(node, ast.Raise) and node.lineno <= line <= (node.end_lineno or node.lineno))
+        or (isinstance(node, ast.Name) and node.id in _RUNNERS)
+        for node in nodes
+    )
+
+
+def _lacking(raised: BaseException, parsing: bool, code: str) -> bool:
     """Whether it failed for something that Python has and the sandbox has not."""
     text = str(raised)
     match raised:
         case NotImplementedError():
             return parsing
         case ImportError():
-            return True
+            found = _NO_IMPORT.match(text)
+            if found is None or found[1] in _EXITS:
+                return False
+            return found[2] not in _KNOWN or hasattr(importlib.import_module(found[2]), found[1])
         case PermissionError():
             return text.startswith("Permission denied: ")
         case RuntimeError():
-            return text.endswith("not supported in this environment") or text.startswith("Internal error in monty")
+            # The exception that ends a program takes a number, which monty's exceptions do not.
+            ended = "exceptions can only be called" in text and "SystemExit" in code
+            lacks = text.endswith("not supported in this environment") or text.startswith("Internal error in monty")
+            return lacks and not ended
         case NameError():
             name = _NO_NAME.match(text)
-            return name is not None and hasattr(builtins, name[1])
+            return name is not None and name[1] not in _EXITS and hasattr(builtins, name[1])
         case AttributeError():
             module = _NO_MODULE_ATTRIBUTE.match(text)
             if module:
+                if module[2] in _EXITS:
+                    return False
                 return module[1] in _KNOWN and hasattr(importlib.import_module(module[1]), module[2])
             found = _NO_ATTRIBUTE.match(text)
             owner = getattr(builtins, found[1], _function if found[1] == "function" else object) if found else None

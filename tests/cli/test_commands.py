@@ -166,3 +166,16 @@ def test_scaling_tells_coverage_from_what_was_drawn(cli: Cli, folder: Path) -> N
     assert "<svg" in (folder / "s.html").read_text()
     table = cli("scaling", "--data", "data.jsonl", "--grader", "numeric", "--pipeline", "p.yaml").out
     assert "pass@k" in table and "never right" in table
+
+
+def test_eval_tells_of_answers_that_could_not_be_graded(cli: Cli, folder: Path) -> None:
+    (folder / "lacking.yaml").write_text(
+        "models: {m: 'scripted:constant:import numpy'}\nsteps:\n  - sample: {model: m, n: 1}\n"
+    )
+    (folder / "code.jsonl").write_text('{"id": "a", "question": "q", "answer": "assert True"}\n')
+    asked = ("eval", "lacking.yaml", "--data", "code.jsonl", "--grader", "code")
+    done = cli(*asked)
+    assert done.code == 0
+    assert "1 item could not be graded and count as 0; the first, a: ungraded: " in done.out.replace("\n", " ")
+    document = cli(*asked, "--json").json
+    assert (document["ungraded"], document["failed"], document["score"]["mean"]) == (1, 0, 0.0)

@@ -10,9 +10,17 @@ from typing import Unpack
 
 import pytest
 
-from inferloom.core.errors import DataError, ModelError, ServerFaultError, StorageError, UnreachableError
+from inferloom.core.errors import (
+    DataError,
+    ModelError,
+    ServerFaultError,
+    StorageError,
+    UnreachableError,
+    UnsupportedCodeError,
+)
 from inferloom.core.types import Candidate, Usage
 from inferloom.evaluation import Evaluation, Item, ItemResult, evaluate, make_grader
+from inferloom.evaluation.graders import CallableGrader
 from inferloom.pipelines.run import Pipeline, RunOptions, RunResult
 from inferloom.store import Store
 
@@ -129,6 +137,34 @@ async def test_too_many_failures_end_the_evaluation_with_the_model_s_own_error(s
     with pytest.raises(ServerFaultError, match="boom"):
         await evaluate(pipeline, ITEMS, grader=GRADER, store=store, stream="s", split="dev", concurrency=1)
     assert len(pipeline.asked) == 6
+
+
+async def test_items_that_cannot_be_graded_are_told_apart_and_graded_next_time(store: Store) -> None:
+    class Half(CallableGrader):
+        """Cannot grade the items that are named."""
+
+        lacking = frozenset({f"i{n}" for n in range(8)})
+
+        async def agrade(self, item: Item, answer: str | None, text: str) -> float:
+            if item.id in self.lacking:
+                raise UnsupportedCodeError("no numpy")
+            return self.grade(item, answer, text)
+
+    async def run(pipeline: Fake) -> Evaluation:
+        return await evaluate(
+            pipeline, ITEMS, grader=grader, store=store, stream="s", split="dev", study="s", trial=0, most_failed=0.0
+        )
+
+    grader = Half(lambda item, answer, text: True)
+    first = await run(Fake())
+    assert [one.item for one in first.ungraded] == [f"i{n}" for n in range(8)] and first.failures == ()
+    assert first.scores == (0.0,) * 8 + (1.0,) * 2 and first.mean.mean == 0.2
+    assert {one.stopped for one in first.ungraded} == {"ungraded: no numpy"} and first.ungraded[0].answer == "0"
+    grader.lacking = frozenset({"i3"})
+    again = Fake()
+    second = await run(again)
+    assert [one.item for one in second.ungraded] == ["i3"] and sum(second.scores) == 9
+    assert sorted(question for question, _ in again.asked) == [f"q{n}" for n in range(8)]
 
 
 async def test_an_endpoint_that_is_not_there_ends_it_at_once(store: Store) -> None:

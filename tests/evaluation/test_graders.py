@@ -305,6 +305,10 @@ async def test_code_runs_the_program_of_the_text_against_the_tests() -> None:
     assert make_grader("code").grade(item("assert double(2) == 4"), "done", DOUBLE) == 1.0  # also inside an event loop
 
 
+async def test_code_after_a_return_outside_a_function_still_has_to_pass() -> None:
+    assert await make_grader("code").agrade(item("assert f(1) == 2"), None, "```python\nreturn\n```") == 0.0
+
+
 async def test_code_that_the_sandbox_cannot_run_is_neither_right_nor_wrong() -> None:
     tests = item("assert double(2) == 4\nassert True")
     for grader in (make_grader("code"), make_grader({"code": {"share": True}})):

@@ -7,7 +7,6 @@ from inferloom.core.protocols import SandboxResult
 from inferloom.core.types import Completion, Message, NodeState, Request, TokenLogprob
 from inferloom.nodes.prompts import load_pack
 from inferloom.nodes.sample import Sample, SampleParams
-from inferloom.nodes.styles import program_of
 from inferloom.nodes.testing import FakeContext, FakeSandbox, make_state, run
 
 
@@ -209,7 +208,7 @@ FENCED = "Here:\n```python\nprint(2 + 3)\n```"
 )
 def test_what_a_program_prints_last_is_the_answer(result: SandboxResult, answer: str | None) -> None:
     context, sandbox, made = programs(FENCED, result)
-    assert sandbox.programs == ["print(2 + 3)\n"]
+    assert sandbox.programs == ["print(2 + 3)"]
     assert made == [(f"{FENCED}\n\nA: {answer}" if answer else FENCED, answer)]
     failed = [(event, data["outcome"]) for event, data in context.events]
     assert failed == ([] if answer else [("program_failed", result.outcome)])
@@ -237,24 +236,12 @@ def test_a_program_is_asked_for_without_worked_examples() -> None:
 
 
 @pytest.mark.parametrize(
-    ("text", "program"),
-    [
-        ("print(1)", "print(1)"),
-        ("```\na = 1\n```\nthen\n```py\nb = 2\n```\ndone", "b = 2\n"),
-        ("  ```python\nc = 3", "c = 3"),
-        ("```python\n```", None),
-        ("", None),
-        ("   \n", None),
-    ],
+    "text",
+    ["```python\nprint(5)\n```\nprints\n```\n5\n```", "<think>```\nprint(4)\n```</think>~~~py\nprint(5)\n~~~"],
 )
-def test_the_program_in_a_reply(text: str, program: str | None) -> None:
-    assert program_of(text) == program
-
-
-def test_a_cut_reply_has_only_the_programs_that_it_closed() -> None:
-    assert program_of("```\na\n```\nand ```", finished=False) == "a\n"
-    assert program_of("```\na\n```\n```\nb", finished=False) == "a\n"
-    assert program_of("print(1)", finished=False) is None
+def test_the_program_is_neither_a_draft_nor_what_it_prints(text: str) -> None:
+    _, sandbox, _ = programs(Completion(text=text, finish_reason="stop"), SandboxResult(outcome="ok", output="5"))
+    assert sandbox.programs == ["print(5)"]
 
 
 @pytest.mark.parametrize("params", [{"plans": 2}, {"style": []}, {"style": "rhyme"}, {"plan": True, "plans": 0}])

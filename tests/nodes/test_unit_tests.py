@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+
 import pytest
 
 from inferloom.core.protocols import SandboxResult
@@ -90,3 +92,16 @@ def test_a_cut_reply_loses_its_last_test() -> None:
     context = FakeContext(reply=lambda *asked: cut, sandbox=MontySandbox(Limits(seconds=20)))
     output = run(UnitTests(UnitTestsParams(model="large")), make_state([RIGHT]), context)
     assert output.candidates is not None and output.candidates[0].tests == (True,)
+
+
+def test_a_candidate_that_was_cut_inside_its_program_passes_none() -> None:
+    cut = "```python\ndef double(x):\n    return x + x\n# and"
+    state = make_state([cut, RIGHT])
+    state = replace(state, candidates=(replace(state.candidates[0], finished=False), state.candidates[1]))
+    context = FakeContext(reply=lambda *asked: TESTS, sandbox=MontySandbox(Limits(seconds=20)))
+    assert scores(run(UnitTests(UnitTestsParams(model="large")), state, context)) == {RIGHT: 1.0, cut: 0.0}
+
+
+def test_a_return_outside_a_function_does_not_skip_the_tests() -> None:
+    output, _ = ran(["```python\ndef double(x):\n    return x\nreturn\n```"])
+    assert list(scores(output).values()) == [0.0]

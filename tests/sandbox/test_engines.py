@@ -65,6 +65,14 @@ async def test_output_and_inputs(sandbox: MontySandbox | IsolatedSandbox) -> Non
         ("raise PermissionError('of its own')", "error", "PermissionError"),
         ("raise SystemExit", "error", "SystemExit"),
         ("\ud800", "error", "not Unicode"),
+        ("return", "error", "SyntaxError: 'return' outside function (line 1)"),
+        ("def f(x): return x - 1\nif f:\n    return\nassert f(1) == 2", "error", "'return' outside function"),
+        ("import asyncio\nawait asyncio.sleep(0)", "error", "'await' outside function"),
+        ("[(yield 1) for _ in '12']", "error", "'yield'"),
+        ("raise ImportError('x')", "error", "ImportError: x"),
+        ("raise SystemExit(0)", "error", ""),
+        ("import sys\nsys.exit()", "error", ""),
+        ("-" * 5000 + "1", "limit", "nested"),
         ("import no_such_module", "unsupported", "ModuleNotFoundError"),
         ("open('/etc/hostname')", "unsupported", "Error"),
         ("input()", "unsupported", "Error"),
@@ -90,6 +98,66 @@ async def test_the_outcome_says_whose_fault_it_was(
 async def test_what_monty_lacks_is_not_an_error_of_the_program(code: str) -> None:
     assert (await MontySandbox(LIMITS).run(code)).outcome in {"unsupported", "ok"}
     assert (await MontySandbox(LIMITS).run(code)).outcome != "error"
+
+
+@pytest.mark.parametrize(
+    "code",
+    [
+        "exit()",
+        "quit(1)",
+        "from sys import exit\nexit(0)",
+        "import os\nos._exit(0)",
+        "raise NameError(\"name 'open' is not defined\")",
+        "kind = ImportError\nraise kind(\n    \"No module named 'x'\"\n)",
+        "exec('raise ModuleNotFoundError(\"No module named x\")')",
+        "raise RuntimeError('threads not supported in this environment')",
+        "raise PermissionError('Permission denied: x')",
+        "from math import no_such",
+    ],
+)
+async def test_a_program_cannot_pass_its_own_failure_off_as_what_monty_lacks(code: str) -> None:
+    assert (await MontySandbox(LIMITS).run(code)).outcome == "error"
+
+
+@pytest.mark.parametrize(
+    "code", ["def f(x):\n    raise ValueError(x)\nimport heapq", "def f(x):\n    raise ValueError(x)\nopen('/x')"]
+)
+async def test_a_raise_elsewhere_does_not_hide_what_monty_lacks(code: str) -> None:
+    assert (await MontySandbox(LIMITS).run(code)).outcome == "unsupported"
+
+
+async def test_a_later_grammar_is_run_but_cannot_hide_a_return_outside_a_function() -> None:
+    later = "f'{'a'}'"  # from Python 3.12 on
+    assert (await MontySandbox(LIMITS).run(later)).value == "a"
+    assert (await MontySandbox(LIMITS).run(f"{later}\nreturn")).outcome != "ok"
+
+
+async def test_what_python_warns_of_is_not_told(sandbox: MontySandbox | IsolatedSandbox) -> None:
+    assert (await sandbox.run("'\\d' is 1\n2")).value == 2
+
+
+def test_threads_may_use_a_sandbox_for_the_first_time_at_once() -> None:
+    script = (
+        "import asyncio, sysconfig, threading, time\n"
+        "from inferloom.sandbox import MontySandbox\n"
+        "inside, real = [], sysconfig.get_path\n"
+        "def get_path(*asked):\n"  # it fills a table when first called, and is not for several threads then
+        "    inside.append(1)\n"
+        "    time.sleep(0.02)\n"
+        "    assert inside == [1], 'used in two threads at once'\n"
+        "    inside.pop()\n"
+        "    return real(*asked)\n"
+        "sysconfig.get_path = get_path\n"
+        "sandbox, together, values = MontySandbox(), threading.Barrier(8), []\n"
+        "def run():\n"
+        "    import pydantic_monty\n"
+        "    together.wait()\n"
+        "    values.append(asyncio.run(sandbox.run('1 + 1')).value)\n"
+        "threads = [threading.Thread(target=run) for _ in range(8)]\n"
+        "[thread.start() for thread in threads], [thread.join() for thread in threads]\n"
+        "assert values == [2] * 8, values\n"
+    )
+    subprocess.run([sys.executable, "-c", script], check=True, timeout=120)
 
 
 @pytest.mark.parametrize("code", ["len('x' * (200 * 2**20))", "held = []\nwhile True:\n    held += [held] * 10_000"])

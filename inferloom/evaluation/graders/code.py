@@ -27,7 +27,8 @@ class Code(Grader):
     """1 where the program in the text passes the tests in the item's answer: Python that follows it and does not raise.
 
     The program is what the text has in fenced blocks, else all of it. With `share` the tests are the `assert`
-    statements at the margin and the functions whose names begin with `test`.
+    statements at the margin and the functions whose names begin with `test`. In the sandbox `isolated` a program that
+    forges its own result, as if it had passed, cannot be told from one that does pass.
     """
 
     Params = CodeParams
@@ -57,7 +58,7 @@ class Code(Grader):
             UnsupportedCodeError: The sandbox cannot run the program, which says nothing about whether it is right.
         """
         program = code_of(text or answer or "")
-        if not program.strip():
+        if program is None:
             return 0.0
         tests = split_tests(item.answer) if self.params.share else [item.answer]
         sandbox = default_sandbox()
