@@ -53,6 +53,7 @@ class CalibrateParams(Params):
         min_length=1,
         description="The path of the node whose candidates are the reference, such as `steps/0`; without it all"
         " candidates",
+        json_schema_extra={"path": True},
     )
 
 

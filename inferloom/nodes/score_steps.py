@@ -15,9 +15,8 @@ al. (arXiv 2410.15115). Departures: they shape rewards in training, here they ra
 where the paper adds up, so that a solution is not punished for having more steps; delta adds the grade of the whole
 solution where the paper adds whether its answer was right, and its last step has no difference. `last` and `delta` ask
 for the grades that they need only. Equal prefixes are graded once. Of a solution with more than `max_steps` steps, as
-many are graded, evenly spread, the whole always among them; `delta` takes its first grade after the first step in any case.
-A reply without a digit is a 0 and the event
-`parse_failed`.
+many are graded, evenly spread, the whole always among them; for `delta` r_1 is the grade after the first step in any
+case. A reply without a digit is a 0 and the event `parse_failed`.
 """
 
 from __future__ import annotations

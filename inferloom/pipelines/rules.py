@@ -11,7 +11,7 @@ from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, replace
 from functools import reduce
 
-from inferloom.core.errors import CapabilityError, SpecError
+from inferloom.core.errors import CapabilityError, SpecError, nearest
 from inferloom.core.protocols import Capabilities
 from inferloom.nodes.base import NODES, Thing
 from inferloom.nodes.prompts import load_pack
@@ -94,6 +94,7 @@ def check_rules(spec: PipelineSpec) -> None:
     Raises:
         SpecError: Names the node, what is missing, and the registered nodes that provide it.
     """
+    _check_paths(spec)
     flows = _settled(spec)
     pack = load_pack(spec.prompts)
     for step in spec.steps:
@@ -116,6 +117,25 @@ def check_rules(spec: PipelineSpec) -> None:
             end.place,
             f"the pipeline ends in `{end.path}` without candidates, so it has no answer; {_remedy('candidates')}",
         )
+
+
+def _check_paths(spec: PipelineSpec) -> None:
+    """Refuse a parameter that names a step which the pipeline has not; a control form stands for the steps in it."""
+    known: dict[str, None] = {}
+    for step in spec.steps:
+        parts = step.path.split("/")
+        first = 2 if len(parts) > 1 else 1  # `steps` alone names nothing
+        known.update(dict.fromkeys("/".join(parts[:end]) for end in range(first, len(parts) + 1)))
+    for step in spec.steps:
+        for field, path in step.node.paths:
+            if path not in known:
+                near = nearest(path, known)
+                rest = "" if near else f"; the paths are {', '.join(list(known)[:12])}"
+                raise spec.document.error(
+                    step.place,
+                    f"`{field}` of `{step.node.name}` names the step `{path}`, which is not there{rest}",
+                    near,
+                )
 
 
 def check_capabilities(spec: PipelineSpec, capabilities: Mapping[str, Capabilities]) -> None:

@@ -42,6 +42,17 @@ def test_a_node_without_candidates_is_told_who_makes_them() -> None:
     assert "`sample`" in sentence
 
 
+def test_a_parameter_that_names_a_step_names_one_that_is_there() -> None:
+    branches = f"[[{SAMPLE}], [{SAMPLE}]]"
+    for path in ("steps/0", "steps/0/1", "steps/0/1/0", "steps/1"):
+        assert steps(branches, SCORE, f"{{calibrate: {{by: j, reference: {path}}}}}")
+    sentence = refused(branches, SCORE, "{calibrate: {by: j, reference: step/0/1}}")
+    assert sentence.startswith("p.yaml:5: steps[2]: `reference` of `calibrate` names the step `step/0/1`, which is not")
+    assert "did you mean `steps/0/1`" in sentence
+    assert "the paths are steps/0, steps/0/0" in refused(branches, SCORE, "{calibrate: {by: j, reference: xyz}}")
+    assert "`steps`" in refused(branches, SCORE, "{calibrate: {by: j, reference: steps}}")
+
+
 def test_scores_do_not_outlive_the_candidates_that_had_them() -> None:
     assert steps(SAMPLE, SCORE, "{best: j}")
     assert steps(SAMPLE, SCORE, CRITIQUE, "{best: j}")
