@@ -24,8 +24,8 @@ class Params(BaseModel):
     """The parameters of a node; a field's description and bounds are its documentation and its legal range.
 
     `json_schema_extra={"search": [...]}` on a field names the values a search tries where a space does not say;
-    `{"model": True}` there marks a field that names a model of the pipeline, `{"path": True}` one that names the path of
-    a step, such as `steps/0`.
+    `{"model": True}` there marks a field that names a model of the pipeline, `{"path": True}` one that names a step by
+    its path, such as `steps/0`.
     """
 
     model_config = ConfigDict(extra="forbid", frozen=True)
@@ -68,6 +68,16 @@ class Node(ABC):
     @property
     def drops(self) -> frozenset[Thing]:
         """What is no longer there after it: a node that writes new candidates drops scores and critiques."""
+        return frozenset()
+
+    @property
+    def scores_out(self) -> frozenset[str]:
+        """The names of the scores that it provides; where it provides scores and names none, they may be any."""
+        return frozenset()
+
+    @property
+    def scores_in(self) -> frozenset[str]:
+        """The names of the scores that it reads and that every candidate must have."""
         return frozenset()
 
     @property

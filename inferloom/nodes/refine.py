@@ -86,6 +86,10 @@ class Refine(Node):
         return frozenset({"candidates"})
 
     @property
+    def scores_in(self) -> frozenset[str]:
+        return frozenset({self.params.by} if self.params.by else ())
+
+    @property
     def drops(self) -> frozenset[Thing]:
         # The revisions have none of these.
         return frozenset({"scores", "critiques", "tests", "one"})

@@ -113,6 +113,10 @@ class Sample(Node):
         return frozenset({"candidates", "scores"} if self.params.logprobs else {"candidates"})
 
     @property
+    def scores_out(self) -> frozenset[str]:
+        return frozenset({LOGPROB, MIN_LOGPROB} if self.params.logprobs else ())
+
+    @property
     def drops(self) -> frozenset[Thing]:
         # The new candidates have no critiques or tests, and there is more than one of them all.
         return frozenset[Thing]({"scores", "critiques", "tests", "one"}) - self.provides

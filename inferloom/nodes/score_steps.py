@@ -89,6 +89,10 @@ class ScoreSteps(Node):
         return frozenset({"scores"})
 
     @property
+    def scores_out(self) -> frozenset[str]:
+        return frozenset({self.params.name})
+
+    @property
     def needs(self) -> frozenset[str]:
         return frozenset({"logprobs"} if self.params.expected else ())
 

@@ -291,6 +291,10 @@ class StepSearch(Node):
         return frozenset({"candidates", "scores", "one"} if one else {"candidates", "scores"})
 
     @property
+    def scores_out(self) -> frozenset[str]:
+        return frozenset() if self.params.keep else frozenset({self.params.name})
+
+    @property
     def drops(self) -> frozenset[Thing]:
         # The new candidates have none of these, whatever a kept one has.
         return frozenset[Thing]({"scores", "critiques", "tests", "one"}) - self.provides

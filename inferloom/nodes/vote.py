@@ -54,6 +54,14 @@ class Vote(Node):
     def provides(self) -> frozenset[Thing]:
         return frozenset({"one", "scores"})
 
+    @property
+    def scores_in(self) -> frozenset[str]:
+        return frozenset({self.params.weight} if self.params.weight else ())
+
+    @property
+    def scores_out(self) -> frozenset[str]:
+        return frozenset({SHARE})
+
     def calls(self, candidates: int) -> tuple[int, int]:
         return 0, 0
 

@@ -108,6 +108,7 @@ def check_rules(spec: PipelineSpec) -> None:
         for thing in _WORDS:
             if thing in step.node.requires and thing not in before.available:
                 raise spec.document.error(step.place, _lack(spec, step, thing, before))
+        _check_scores(spec, step)
     for edge in spec.graph.edges:
         if edge.when is not None:
             _check_condition(spec, edge, flows[edge.source])
@@ -136,6 +137,20 @@ def _check_paths(spec: PipelineSpec) -> None:
                     f"`{field}` of `{step.node.name}` names the step `{path}`, which is not there{rest}",
                     near,
                 )
+
+
+def _check_scores(spec: PipelineSpec, step: StepSpec) -> None:
+    """Refuse a step that reads a score by a name that none before it provides, as far as those say their names."""
+    before = [spec.step(path).node for path in spec.graph.ancestors[step.path]]
+    if any("scores" in node.provides and not node.scores_out for node in before):
+        return
+    known = sorted({name for node in before for name in node.scores_out})
+    for name in sorted(step.node.scores_in.difference(known)):
+        near = nearest(name, known)
+        rest = "" if near else f"; the scores before it are {', '.join(known)}"
+        raise spec.document.error(
+            step.place, f"`{step.node.name}` reads the score `{name}`, which no step before it provides{rest}", near
+        )
 
 
 def check_capabilities(spec: PipelineSpec, capabilities: Mapping[str, Capabilities]) -> None:
