@@ -1,12 +1,16 @@
 """Final answers: how they are found in a text and when two of them are the same.
 
-Reasoning blocks never count. Where a text has no marked answer, its last line is the answer.
+Reasoning blocks never count. Where a text has no marked answer, its last line is the answer. An answer of a text that
+was cut is often no answer at all, so it counts as a vote only where no finished text gave one.
 """
 
 from __future__ import annotations
 
 import re
+from collections.abc import Sequence
 from fractions import Fraction
+
+from inferloom.core.types import Candidate
 
 _REASONING = re.compile(r"<(think|thinking|reasoning)>(.*?)(?:</\1>|\Z)", re.DOTALL | re.IGNORECASE)
 _MARKED = re.compile(
@@ -89,3 +93,13 @@ def normalise(answer: str) -> str:
 def same_answer(left: str | None, right: str | None) -> bool:
     """Whether two answers are the same; an absent answer is the same as nothing."""
     return left is not None and right is not None and normalise(left) == normalise(right)
+
+
+def votes_of(candidates: Sequence[Candidate]) -> list[str | None]:
+    """The answer that counts as each candidate's vote, in normal form; None where it has no vote.
+
+    Unfinished candidates vote only where no finished one has an answer.
+    """
+    answers = [None if one.answer is None else normalise(one.answer) for one in candidates]
+    finished = [answer if one.finished else None for one, answer in zip(candidates, answers, strict=True)]
+    return answers if all(answer is None for answer in finished) else finished

@@ -170,7 +170,7 @@ class Candidate:
     critiques: tuple[str, ...] = ()
     tests: tuple[bool, ...] = ()
     finished: bool = True
-    """False for a text cut at the token limit."""
+    """False for a text that did not come to its end, such as one cut at the token limit."""
 
     def with_score(self, name: str, value: float) -> Candidate:
         """The same candidate with one more score."""

@@ -103,6 +103,10 @@ class AdaptiveSample(Node):
         return frozenset({"candidates", "scores"} if self.params.stop == "self_eval" else {"candidates"})
 
     @property
+    def scores_out(self) -> frozenset[str]:
+        return frozenset({SELF_EVAL} if self.params.stop == "self_eval" else ())
+
+    @property
     def drops(self) -> frozenset[Thing]:
         return frozenset[Thing]({"scores", "critiques", "tests", "one"}) - self.provides
 

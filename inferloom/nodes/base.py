@@ -16,11 +16,16 @@ Thing = Literal["candidates", "scores", "critiques", "tests", "notes", "examples
 """What nodes pass on. `one`: exactly one candidate, an answer."""
 
 
+Mark = Literal["model", "path"]
+"""What a marked parameter names."""
+
+
 class Params(BaseModel):
     """The parameters of a node; a field's description and bounds are its documentation and its legal range.
 
     `json_schema_extra={"search": [...]}` on a field names the values a search tries where a space does not say;
-    `json_schema_extra={"model": True}` marks a field that names a model of the pipeline.
+    `{"model": True}` there marks a field that names a model of the pipeline, `{"path": True}` one that names a step by
+    its path, such as `steps/0`.
     """
 
     model_config = ConfigDict(extra="forbid", frozen=True)
@@ -66,9 +71,24 @@ class Node(ABC):
         return frozenset()
 
     @property
+    def scores_out(self) -> frozenset[str]:
+        """The names of the scores that it provides; where it provides scores and names none, they may be any."""
+        return frozenset()
+
+    @property
+    def scores_in(self) -> frozenset[str]:
+        """The names of the scores that it reads and that every candidate must have."""
+        return frozenset()
+
+    @property
     def model_names(self) -> tuple[str, ...]:
         """The pipeline's models that the node calls, in order."""
-        return tuple(name for _, name in _models_of(self.params))
+        return tuple(name for _, name in _marked(self.params, "model"))
+
+    @property
+    def paths(self) -> tuple[tuple[str, str], ...]:
+        """(parameter, path) for every step that a parameter names."""
+        return tuple(_marked(self.params, "path"))
 
     @property
     def roles(self) -> frozenset[str]:
@@ -98,15 +118,19 @@ class Node(ABC):
         """
 
 
-def _models_of(params: Params) -> Iterator[tuple[str, str]]:
-    """(field, model name) for every field marked as naming a model."""
-    for field, info in type(params).model_fields.items():
-        extra = info.json_schema_extra
-        if isinstance(extra, dict) and extra.get("model"):
-            value = getattr(params, field)
-            for name in value if isinstance(value, list | tuple) else [value]:
-                if name is not None:
-                    yield field, str(name)
+def marked_fields(kind: type[Params], mark: Mark) -> list[str]:
+    """The fields that carry a mark."""
+    extras = {field: info.json_schema_extra for field, info in kind.model_fields.items()}
+    return [field for field, extra in extras.items() if isinstance(extra, dict) and extra.get(mark)]
+
+
+def _marked(params: Params, mark: Mark) -> Iterator[tuple[str, str]]:
+    """(field, name) for every name in the fields that carry a mark."""
+    for field in marked_fields(type(params), mark):
+        value = getattr(params, field)
+        for name in value if isinstance(value, list | tuple) else [value]:
+            if name is not None:
+                yield field, str(name)
 
 
 NODES: Registry[type[Node]] = Registry("node", "inferloom.nodes")

@@ -39,6 +39,10 @@ class Best(Node):
     def provides(self) -> frozenset[Thing]:
         return frozenset({"one"})
 
+    @property
+    def scores_in(self) -> frozenset[str]:
+        return frozenset({self.params.by})
+
     def calls(self, candidates: int) -> tuple[int, int]:
         return 0, 0
 

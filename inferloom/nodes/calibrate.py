@@ -2,8 +2,10 @@
 
 The calibration and the exponential transform of InfAlign (Balashankar et al., arXiv 2412.19792), applied to the scores
 of a run. `quantile` is its calibrated reward: the share of the reference's scores that lie below. `rank` spaces the
-reference's different scores evenly from 0 to 1, however often each occurs. `tilt: t` makes u into exp(t * u): t above
-0 favours the best as best-of-n does, t below 0 shuns the worst.
+reference's different scores evenly from 0 to 1, however often each occurs. `tilt: t` makes u into
+(exp(t * u) - 1) / (exp(t) - 1), and leaves u as it is at t = 0. That is the paper's exponential transform exp(t * u),
+shifted and scaled to [0, 1] so that it always increases: t above 0 favours the best as best-of-n does, t below 0 shuns
+the worst.
 
 Neither changes the order of two scores (though `rank` gives scores beyond the reference's ends the same value), so
 best-of-n picks as before. What changes are weighted votes, thresholds, and scores of different judges that are mixed.
@@ -41,9 +43,9 @@ class CalibrateParams(Params):
     )
     tilt: float | None = Field(
         None,
-        ge=-100,
+        ge=-30,  # below it, places near the best round to the same number
         le=100,
-        description="Makes the place u into exp(tilt * u); without it u itself, from 0 to 1",
+        description="Bends the place u, from 0 to 1: above 0 it favours the best, below 0 it shuns the worst",
         json_schema_extra={"search": [1.0, 4.0, 10.0]},
     )
     reference: str | None = Field(
@@ -51,6 +53,7 @@ class CalibrateParams(Params):
         min_length=1,
         description="The path of the node whose candidates are the reference, such as `steps/0`; without it all"
         " candidates",
+        json_schema_extra={"path": True},
     )
 
 
@@ -74,6 +77,14 @@ class Calibrate(Node):
     def provides(self) -> frozenset[Thing]:
         return frozenset({"scores"})
 
+    @property
+    def scores_in(self) -> frozenset[str]:
+        return frozenset({self.params.by})
+
+    @property
+    def scores_out(self) -> frozenset[str]:
+        return frozenset({self.params.name})
+
     def calls(self, candidates: int) -> tuple[int, int]:
         return 0, 0
 
@@ -85,7 +96,7 @@ class Calibrate(Node):
         place = quantile if params.method == "quantile" else relative_rank
         places = [place(score, reference) for score in scores]
         if params.tilt is not None:
-            places = [math.exp(params.tilt * u) for u in places]
+            places = [tilted(u, params.tilt) for u in places]
         return NodeOutput(
             candidates=tuple(
                 candidate.with_score(params.name, value) for candidate, value in zip(candidates, places, strict=True)
@@ -113,6 +124,13 @@ def comes_from(candidate: Candidate, path: str) -> bool:
 def quantile(score: float, reference: Sequence[float]) -> float:
     """The share of the ascending reference below a score; equal ones count half."""
     return (bisect_left(reference, score) + bisect_right(reference, score)) / (2 * len(reference))
+
+
+def tilted(u: float, tilt: float) -> float:
+    """A place in [0, 1] on the increasing exponential curve from (0, 0) to (1, 1); convex for a tilt above 0."""
+    if tilt == 0:
+        return u
+    return math.expm1(tilt * u) / math.expm1(tilt)
 
 
 def relative_rank(score: float, reference: Sequence[float]) -> float:

@@ -96,6 +96,15 @@ async def ask(context: NodeContext, model: str, request: Request) -> Completion:
     return (await context.generate(model, request))[0]
 
 
+def open_turn(opening: tuple[Message, ...], text: str) -> tuple[Message, ...]:
+    """A conversation that goes on inside the assistant's turn after `text`; as it was where there is no text yet."""
+    if not text:
+        return opening
+    if opening and opening[-1].role == "assistant":  # a prompt pack may begin the answer itself
+        return (*opening[:-1], Message("assistant", opening[-1].content + text))
+    return (*opening, Message("assistant", text))
+
+
 def stop_reason(context: NodeContext, refusal: BudgetExceededError | None) -> str | None:
     """The value for `NodeOutput.stopped`, telling the watchers why; None where nothing was refused."""
     if refusal is None:
@@ -120,7 +129,7 @@ def candidates_of(
             answer=extract_answer(completion.text),
             parents=tuple(parents),
             origin=Origin(node=context.path, model=model, completion=completion.id),
-            finished=completion.finish_reason != "length",
+            finished=completion.finish_reason == "stop",
         )
         for model, completion in drawn
     ]

@@ -62,6 +62,10 @@ class Critique(Node):
         return frozenset({"critiques", "scores"})
 
     @property
+    def scores_out(self) -> frozenset[str]:
+        return frozenset({SCORE})
+
+    @property
     def roles(self) -> frozenset[str]:
         return frozenset({"critique"})
 

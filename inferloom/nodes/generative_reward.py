@@ -128,6 +128,10 @@ class GenerativeReward(Node):
         return frozenset({"scores"})
 
     @property
+    def scores_out(self) -> frozenset[str]:
+        return frozenset({self.params.name})
+
+    @property
     def roles(self) -> frozenset[str]:
         return frozenset({VOTE, TRUST} if self.params.keep_votes else {VOTE})
 

@@ -67,6 +67,10 @@ class Listwise(Node):
         return frozenset({"scores"})
 
     @property
+    def scores_out(self) -> frozenset[str]:
+        return frozenset({self.params.name})
+
+    @property
     def roles(self) -> frozenset[str]:
         return frozenset({"rank"})
 

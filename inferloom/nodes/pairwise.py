@@ -68,6 +68,10 @@ class Pairwise(Node):
         return frozenset({"scores"})
 
     @property
+    def scores_out(self) -> frozenset[str]:
+        return frozenset({self.params.name})
+
+    @property
     def roles(self) -> frozenset[str]:
         return frozenset({"rank"})
 

@@ -5,9 +5,9 @@ solution gives the weight logit(s), which is not multiplied over steps; where th
 of the weights is low, n particles are drawn anew from it. A particle that ended is never extended, keeps its weight and
 stays in the pool, where it may multiply or vanish. Nothing is resampled after the last step. Departures: the judge is a
 prompted model, not a trained process reward model; resampling can be systematic and can wait for a low effective sample
-size (`ess` 1 is the paper's: always); all particles are handed on by descending weight, copies included, so that a vote
-counts the filter's own sample; the best finished solution that resampling lost is handed on too; the last step that the
-limit allows runs to the end of the text; equal partial texts are judged once.
+size (`ess` 1 is the paper's: always); all particles are handed on, copies included, so that a vote counts the filter's
+own sample: the finished ones in front, then by descending weight; the best finished solution that resampling lost is
+handed on too; the last step that the limit allows runs to the end of the text; equal partial texts are judged once.
 """
 
 from __future__ import annotations

@@ -84,6 +84,10 @@ class ProgramCheck(Node):
         return frozenset({"scores"} if self.params.mode != "drop" else ())
 
     @property
+    def scores_out(self) -> frozenset[str]:
+        return frozenset({self.params.name} if self.params.mode != "drop" else ())
+
+    @property
     def roles(self) -> frozenset[str]:
         return frozenset({ROLE})
 

@@ -9,8 +9,8 @@ from dataclasses import replace
 
 from inferloom.core.errors import BudgetExceededError
 from inferloom.core.protocols import NodeContext
-from inferloom.core.types import Completion, Message, Request
-from inferloom.nodes.common import draw, gather, order_by
+from inferloom.core.types import Completion, Request
+from inferloom.nodes.common import draw, gather, open_turn, order_by
 from inferloom.nodes.grading import Grader
 
 
@@ -40,7 +40,7 @@ async def draw_pruned(
     order = order_by([grades.get(text, -1.0) for text in judged])
     if refusal:
         # The run ends here: an answer, however weak, before a text without one.
-        order.sort(key=lambda position: prefixes[position].finish_reason == "length")
+        order.sort(key=lambda position: prefixes[position].finish_reason != "stop")
     kept = [prefixes[position] for position in order[: kept_of(request.n, keep)]]
     if refusal:
         return kept, refusal
@@ -61,9 +61,8 @@ async def _finish(
     counts = Counter(prefix.text for prefix in prefixes if prefix.finish_reason == "length")
     if not counts:
         return list(prefixes), None
-    rests = {text: [Message("assistant", text)] if text else [] for text in counts}
     drawn, _ = await gather(
-        draw(context, model, replace(request, messages=(*request.messages, *rests[text]), n=count))
+        draw(context, model, replace(request, messages=open_turn(request.messages, text), n=count))
         for text, count in counts.items()
     )
     more: dict[str, list[Completion]] = {}

@@ -88,6 +88,10 @@ class Rank(Node):
         return frozenset({"one"} if self.params.top_k == 1 else ())
 
     @property
+    def scores_in(self) -> frozenset[str]:
+        return frozenset({self.params.by} if self.params.by else ())
+
+    @property
     def roles(self) -> frozenset[str]:
         return frozenset({"rank"} if self.params.model else ())
 

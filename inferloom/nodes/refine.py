@@ -6,6 +6,7 @@ honest mode only, without a look at the right answer when deciding what to revis
 critics often cannot tell when to do it, while AutoMathCritique revises everything; originals stay beside their
 revisions, where AutoMathCritique votes over revisions alone; critic and reviser are prompted, not trained. A review
 that cannot be read (event `parse_failed`) does not say wrong: with the gate `critique` the candidate is left as it is.
+A revision that was cut (event `revision_cut`) stays behind what it was made from, and is not revised further.
 """
 
 from __future__ import annotations
@@ -85,6 +86,10 @@ class Refine(Node):
         return frozenset({"candidates"})
 
     @property
+    def scores_in(self) -> frozenset[str]:
+        return frozenset({self.params.by} if self.params.by else ())
+
+    @property
     def drops(self) -> frozenset[Thing]:
         # The revisions have none of these.
         return frozenset({"scores", "critiques", "tests", "one"})
@@ -94,8 +99,9 @@ class Refine(Node):
         return frozenset({"critique", "revise"})
 
     def calls(self, candidates: int) -> tuple[int, int]:
-        most = 2 * candidates * self.params.rounds
-        return {"critique": candidates, "score": 0, "always": most}[self.params.gate], most
+        # Least with gate `always`: every first revision is cut, so there is no second round.
+        least = {"critique": candidates, "score": 0, "always": 2 * candidates}[self.params.gate]
+        return least, 2 * candidates * self.params.rounds
 
     def candidates_out(self, candidates: int) -> int:
         return candidates * (1 + self.params.rounds)
@@ -151,7 +157,7 @@ class Refine(Node):
         state: NodeState,
         context: NodeContext,
     ) -> tuple[list[list[Candidate]], BudgetExceededError | None]:
-        """Write the next of each chain; the chains that grew."""
+        """Write the next of each chain; the chains that may go on, those whose revision came to its end."""
         replies, refusal = await gather(self._ask(chain[-1], state, context) for chain in chains)
         taken = {candidate.id for chain in everything for candidate in chain}
         grown = []
@@ -160,7 +166,10 @@ class Refine(Node):
                 (new,) = candidates_of(context, [(self.params.model, reply)], parents=[chain[-1].id], taken=taken)
                 taken.add(new.id)
                 chain.append(new)
-                grown.append(chain)
+                if new.finished:
+                    grown.append(chain)
+                else:
+                    context.emit("revision_cut", {"candidate": new.id, "parent": new.parents[0]})
         return grown, refusal
 
     async def _ask(self, candidate: Candidate, state: NodeState, context: NodeContext) -> Completion:
@@ -174,6 +183,10 @@ class Refine(Node):
 
 
 def _newest_first(chains: Sequence[Sequence[Candidate]]) -> tuple[Candidate, ...]:
-    """The newest of each chain in the order in which they came, then what those were made from."""
-    newest = [chain[-1] for chain in chains]
-    return (*newest, *(candidate for chain in chains for candidate in reversed(chain[:-1])))
+    """The front of each chain in the order in which they came, then the rest, the newest first.
+
+    The front is the newest that came to its end; the newest of all where none did.
+    """
+    fronts = [next((one for one in reversed(chain) if one.finished), chain[-1]) for chain in chains]
+    rest = (one for chain, front in zip(chains, fronts, strict=True) for one in reversed(chain) if one is not front)
+    return (*fronts, *rest)

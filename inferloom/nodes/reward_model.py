@@ -62,6 +62,10 @@ class RewardModel(Node):
     def provides(self) -> frozenset[Thing]:
         return frozenset({"scores"})
 
+    @property
+    def scores_out(self) -> frozenset[str]:
+        return frozenset({self.params.name})
+
     def calls(self, candidates: int) -> tuple[int, int]:
         return 0, 0
 

@@ -125,6 +125,10 @@ class Safety(Node):
         return frozenset({"scores"} if self.params.mode == "judge" else {"notes"})
 
     @property
+    def scores_out(self) -> frozenset[str]:
+        return frozenset({HELPFUL, SAFE, COSA} if self.params.mode == "judge" else ())
+
+    @property
     def roles(self) -> frozenset[str]:
         return frozenset({"safety_helpful", "safety_harmful"} if self.params.mode == "judge" else ())
 

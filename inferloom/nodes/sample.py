@@ -22,7 +22,7 @@ from pydantic import BaseModel, ConfigDict, Field, model_validator
 from inferloom.core.protocols import NodeContext
 from inferloom.core.types import Candidate, Json, NodeOutput, NodeState, Request
 from inferloom.nodes.base import Node, Params, Thing, register_node
-from inferloom.nodes.common import candidates_of, gather, stop_reason
+from inferloom.nodes.common import candidates_of, stop_reason
 from inferloom.nodes.styles import Asking, Style, draw_answers, run_programs
 
 LOGPROB = "logprob"
@@ -113,6 +113,10 @@ class Sample(Node):
         return frozenset({"candidates", "scores"} if self.params.logprobs else {"candidates"})
 
     @property
+    def scores_out(self) -> frozenset[str]:
+        return frozenset({LOGPROB, MIN_LOGPROB} if self.params.logprobs else ())
+
+    @property
     def drops(self) -> frozenset[Thing]:
         # The new candidates have no critiques or tests, and there is more than one of them all.
         return frozenset[Thing]({"scores", "critiques", "tests", "one"}) - self.provides
@@ -143,8 +147,7 @@ class Sample(Node):
             stop=params.stop,
             logprobs=0 if params.logprobs else None,
         )
-        results, _ = await gather(draw_answers(asking, request, state, context) for asking in askings)
-        drawn = [result for result in results if result is not None]  # a refusal stands in the result
+        drawn = await draw_answers(askings, request, state, context)
         refusal = next((result.refusal for result in drawn if result.refusal), None)
         if refusal and not any(result.completions or result.plans for result in drawn):
             raise refusal

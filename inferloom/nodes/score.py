@@ -99,6 +99,14 @@ class Score(Node):
         return frozenset({"scores"})
 
     @property
+    def scores_in(self) -> frozenset[str]:
+        return frozenset({_RECORDED[self.params.tokens]} if self.params.method == "logprob" else ())
+
+    @property
+    def scores_out(self) -> frozenset[str]:
+        return frozenset({self.score_name})
+
+    @property
     def needs(self) -> frozenset[str]:
         return frozenset({"logprobs"} if self.params.expected else ())
 

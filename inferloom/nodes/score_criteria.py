@@ -120,6 +120,10 @@ class ScoreCriteria(Node):
         return frozenset({"scores"})
 
     @property
+    def scores_out(self) -> frozenset[str]:
+        return frozenset({self.params.name})
+
+    @property
     def roles(self) -> frozenset[str]:
         return frozenset({GRADES} if self.params.criteria else {CRITERIA, GRADES})
 

@@ -15,8 +15,8 @@ al. (arXiv 2410.15115). Departures: they shape rewards in training, here they ra
 where the paper adds up, so that a solution is not punished for having more steps; delta adds the grade of the whole
 solution where the paper adds whether its answer was right, and its last step has no difference. `last` and `delta` ask
 for the grades that they need only. Equal prefixes are graded once. Of a solution with more than `max_steps` steps, as
-many are graded, evenly spread, the whole always among them. A reply without a digit is a 0 and the event
-`parse_failed`.
+many are graded, evenly spread, the whole always among them; for `delta` r_1 is the grade after the first step in any
+case. A reply without a digit is a 0 and the event `parse_failed`.
 """
 
 from __future__ import annotations
@@ -89,6 +89,10 @@ class ScoreSteps(Node):
         return frozenset({"scores"})
 
     @property
+    def scores_out(self) -> frozenset[str]:
+        return frozenset({self.params.name})
+
+    @property
     def needs(self) -> frozenset[str]:
         return frozenset({"logprobs"} if self.params.expected else ())
 
@@ -126,18 +130,25 @@ class ScoreSteps(Node):
 
     def _prefixes(self, text: str) -> list[str]:
         """What is graded of a text, the whole last."""
-        found = step_prefixes(text, self.params.step, self.params.max_steps)
         if self.params.aggregate == "last":
-            return found[-1:]
-        return [found[0], found[-1]] if self.params.aggregate == "delta" else found
+            return [text]
+        if self.params.aggregate == "delta":
+            return [text[: step_ends(text, self.params.step)[0]], text]
+        return step_prefixes(text, self.params.step, self.params.max_steps)
 
 
-def step_prefixes(text: str, step: Step, most: int) -> list[str]:
-    """The text up to the end of each step, blank steps left out; `most` of them, evenly spread, the whole last."""
+def step_ends(text: str, step: Step) -> list[int]:
+    """Where each step ends, blank steps left out; the last at the end of the text."""
     cuts = [found.start() for found in _ENDS[step].finditer(text)]
     spans = zip([0, *cuts], [*cuts, len(text)], strict=True)
     ends = [end for start, end in spans if text[start:end].strip()] or [len(text)]
     ends[-1] = len(text)  # blanks behind the last step belong to it
+    return ends
+
+
+def step_prefixes(text: str, step: Step, most: int) -> list[str]:
+    """The text up to the end of each step, blank steps left out; `most` of them, evenly spread, the whole last."""
+    ends = step_ends(text, step)
     if len(ends) > most:
         ends = [ends[math.ceil(len(ends) * place / most) - 1] for place in range(1, most + 1)]
     return [text[:end] for end in ends]

@@ -3,7 +3,8 @@
 A partial solution is continued from inside the assistant's open turn (capability `prefix`) up to the next separator.
 How a step ended decides what it is: at the separator, the step is complete and the separator is put back; at the end of
 the text, the solution is finished and never continued; at the step's token limit, the next step goes on in its middle.
-A solution that reaches the limit of the whole without an end is cut: it is never continued either, and is not finished.
+A solution that reaches the limit of the whole without an end is cut: it is never continued either, and is not finished;
+so is one that the server ended for another reason, such as a filter.
 The last step that the limit on steps allows has no separator: it runs to the end of the text.
 
 The judge is a prompted model that grades the text so far with the role `score`, not a trained process reward model.
@@ -22,9 +23,9 @@ from pydantic import Field, model_validator
 
 from inferloom.core.errors import BudgetExceededError
 from inferloom.core.protocols import NodeContext
-from inferloom.core.types import Candidate, Completion, Message, NodeOutput, NodeState, Request
+from inferloom.core.types import Candidate, Completion, NodeOutput, NodeState, Request
 from inferloom.nodes.base import Node, Params, Thing
-from inferloom.nodes.common import candidates_of, converse, draw, gather, stop_reason
+from inferloom.nodes.common import candidates_of, converse, draw, gather, open_turn, stop_reason
 from inferloom.nodes.grading import grader
 
 Aggregate: TypeAlias = Literal["last", "min", "product", "mean"]
@@ -128,6 +129,8 @@ class Partial:
         )
         if complete or completion.finish_reason == "length":
             return replace(step, end="cut" if last_step or tokens >= max_tokens else "")
+        if completion.finish_reason != "stop":  # a filter or a fault of the server; going on would meet it again
+            return replace(step, end="cut")
         if completion.text or not self.steps:
             return replace(step, end="finished")
         # The text ended right behind a separator: the step before was the last, and its score is the one to replace.
@@ -270,15 +273,6 @@ class Walk:
         )
 
 
-def open_turn(opening: tuple[Message, ...], text: str) -> tuple[Message, ...]:
-    """A conversation that goes on inside the assistant's turn after `text`; as it was where there is no text yet."""
-    if not text:
-        return opening
-    if opening and opening[-1].role == "assistant":  # a prompt pack may begin the answer itself
-        return (*opening[:-1], Message("assistant", opening[-1].content + text))
-    return (*opening, Message("assistant", text))
-
-
 class StepSearch(Node):
     """What the searches over steps are alike in."""
 
@@ -295,6 +289,10 @@ class StepSearch(Node):
             return frozenset({"candidates"})
         one = self.new_candidates() == 1
         return frozenset({"candidates", "scores", "one"} if one else {"candidates", "scores"})
+
+    @property
+    def scores_out(self) -> frozenset[str]:
+        return frozenset() if self.params.keep else frozenset({self.params.name})
 
     @property
     def drops(self) -> frozenset[Thing]:

@@ -9,7 +9,7 @@ from fractions import Fraction
 from functools import lru_cache
 from typing import Literal
 
-from inferloom.core.answers import normalise
+from inferloom.core.answers import votes_of
 from inferloom.core.types import Candidate
 
 VoteRule = Literal["agreement", "beta"]
@@ -29,14 +29,10 @@ def beta_confidence(first: int, second: int) -> Fraction:
     return 1 - Fraction(below, 2**m)
 
 
-def vote_of(candidate: Candidate) -> str | None:
-    """The answer that counts as a candidate's vote; None without an answer and for a text cut at the token limit."""
-    return normalise(candidate.answer) if candidate.answer is not None and candidate.finished else None
-
-
 def top_two(candidates: Sequence[Candidate]) -> tuple[int, int]:
-    """The votes of the most frequent answer and of the next."""
-    counts = Counter(vote for candidate in candidates if (vote := vote_of(candidate)) is not None)
+    """The votes of the most frequent answer and of the next; those of cut texts never count towards stopping."""
+    votes = votes_of([candidate for candidate in candidates if candidate.finished])
+    counts = Counter(vote for vote in votes if vote is not None)
     first, second, *_ = [*(count for _, count in counts.most_common(2)), 0, 0]
     return first, second
 
@@ -62,7 +58,7 @@ def fewest_to_stop(threshold: float, first: int, second: int, left: int) -> int:
 
 def leader_first(candidates: Sequence[Candidate]) -> list[Candidate]:
     """The candidates in their order, save that the first one with the most frequent answer leads; ties: first seen."""
-    votes = [vote_of(candidate) for candidate in candidates]
+    votes = votes_of(candidates)
     counts = Counter(vote for vote in votes if vote is not None)
     if not counts:
         return list(candidates)

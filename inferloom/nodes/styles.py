@@ -90,32 +90,49 @@ class Drawn:
     refusal: BudgetExceededError | None
 
 
-async def draw_answers(asking: Asking, request: Request, state: NodeState, context: NodeContext) -> Drawn:
-    """`request.n` answers, in the order of their plans where there are plans; what the budget allowed.
+async def draw_answers(
+    askings: Sequence[Asking], request: Request, state: NodeState, context: NodeContext
+) -> list[Drawn]:
+    """`request.n` answers for each way of asking, in the order of their plans, if any; what the budget allowed.
+
+    Every plan is there before the first answer is asked for: where plans are equal, so are the requests, and which of
+    them gets which draw must not depend on whose plan came first.
+    """
+    drawn_plans, _ = await gather(_plans(asking, request, state, context) for asking in askings)
+    planned = [result for result in drawn_plans if result is not None]  # `draw` hands a refusal on as a value
+    wanted = []
+    for place, (asking, (plans, _)) in enumerate(zip(askings, planned, strict=True)):
+        share, rest = divmod(request.n, asking.plans or 1)
+        for index, plan in enumerate(plans):
+            conversation = _asked(asking, state, context, plan)
+            wanted.append((place, replace(request, n=share + (index < rest), messages=conversation)))
+    completions: list[list[Completion]] = [[] for _ in askings]
+    refusals = [refusal for _, refusal in planned]
+    if wanted:
+        results, _ = await gather(draw(context, askings[place].model, asked) for place, asked in wanted)
+        for (place, _), result in zip(wanted, results, strict=True):
+            if result is not None:
+                completions[place] += result[0]
+                refusals[place] = refusals[place] or result[1]
+    return [
+        Drawn(tuple(made), len(plans) if asking.plans else 0, refusal)
+        for asking, made, (plans, _), refusal in zip(askings, completions, planned, refusals, strict=True)
+    ]
+
+
+async def _plans(
+    asking: Asking, request: Request, state: NodeState, context: NodeContext
+) -> tuple[Sequence[str | None], BudgetExceededError | None]:
+    """The plans to answer with; None stands for an answer without one.
 
     Solved examples show worked answers, so a plan and a program are asked for without them.
     """
     if not asking.plans:
-        conversation = _asked(asking, state, context, None)
-        completions, refusal = await draw(context, asking.model, replace(request, messages=conversation))
-        return Drawn(tuple(completions), 0, refusal)
+        return [None], None
     planning = converse(replace(state, examples=()), context, PLAN, system=asking.system)
     wanted = replace(request, messages=planning, n=asking.plans, stop=(), logprobs=None)
     plans, refusal = await draw(context, asking.model, wanted)
-    if not plans:
-        return Drawn((), 0, refusal)
-    share, rest = divmod(request.n, asking.plans)
-    results, _ = await gather(
-        draw(
-            context,
-            asking.model,
-            replace(request, n=share + (index < rest), messages=_asked(asking, state, context, plan.text)),
-        )
-        for index, plan in enumerate(plans)
-    )
-    drawn = [result for result in results if result is not None]
-    refusal = refusal or next((refused for _, refused in drawn if refused), None)
-    return Drawn(tuple(completion for completions, _ in drawn for completion in completions), len(plans), refusal)
+    return [plan.text for plan in plans], refusal
 
 
 def _asked(asking: Asking, state: NodeState, context: NodeContext, plan: str | None) -> tuple[Message, ...]:

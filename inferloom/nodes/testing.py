@@ -246,6 +246,8 @@ class NodeContract:
         things = set(get_args(Thing))
         assert node.requires <= things and node.provides <= things and node.drops <= things
         assert not node.provides & node.drops
+        assert "scores" in node.requires or not node.scores_in
+        assert "scores" in node.provides or not node.scores_out
         for count in range(12):
             least, most = node.calls(count)
             assert 0 <= least <= most
@@ -263,6 +265,15 @@ class NodeContract:
         assert output.stopped is None
         if output.candidates is not None:
             assert 1 <= len(output.candidates) <= node.candidates_out(count)
+
+    def test_scores_have_the_names_that_it_says(self, case: NodeCase) -> None:
+        node, context = case.make(), case.given(FakeContext())
+        state = self.state(_different(3))
+        output = run(node, state, context)
+        for candidate in output.candidates or ():
+            kept = "candidates" in node.provides and candidate in state.candidates
+            if node.scores_out and not kept:
+                assert node.scores_out <= candidate.scores.keys() <= {*node.scores_out, *self.score_names}
 
     def test_asks_only_for_capabilities_that_it_needs(self, case: NodeCase) -> None:
         node, context = case.make(), case.given(FakeContext())

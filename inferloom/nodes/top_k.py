@@ -42,6 +42,10 @@ class TopK(Node):
     def provides(self) -> frozenset[Thing]:
         return frozenset({"one"} if self.params.k == 1 else ())
 
+    @property
+    def scores_in(self) -> frozenset[str]:
+        return frozenset({self.params.by})
+
     def calls(self, candidates: int) -> tuple[int, int]:
         return 0, 0
 

@@ -72,6 +72,10 @@ class UnitTests(Node):
         return frozenset({"tests", "scores"})
 
     @property
+    def scores_out(self) -> frozenset[str]:
+        return frozenset({self.params.name})
+
+    @property
     def roles(self) -> frozenset[str]:
         return frozenset({ROLE})
 

@@ -114,6 +114,10 @@ class Verify(Node):
         return frozenset({"scores"})
 
     @property
+    def scores_out(self) -> frozenset[str]:
+        return frozenset({SCORE})
+
+    @property
     def roles(self) -> frozenset[str]:
         return frozenset({_REASON, _VERDICT})
 

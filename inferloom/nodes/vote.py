@@ -2,8 +2,9 @@
 
 Self-consistency (Wang et al., arXiv 2203.11171); with `weight`, the weighted majority of Snell et al.
 (arXiv 2408.03314). Departures: answers are compared in normalised form (numbers by value), ties go to the answer given
-first instead of a random one, and a candidate without an answer has no vote. Where all agree the share is 1; where none
-has an answer the first candidate stays, with the share 0.
+first instead of a random one, a candidate without an answer has no vote, and one whose text was cut has one only where
+no finished candidate has. Where all agree the share is 1; where none has an answer the first candidate stays, with the
+share 0.
 """
 
 from __future__ import annotations
@@ -12,7 +13,7 @@ import math
 
 from pydantic import Field
 
-from inferloom.core.answers import normalise
+from inferloom.core.answers import votes_of
 from inferloom.core.errors import UserError
 from inferloom.core.protocols import NodeContext
 from inferloom.core.types import Candidate, Json, NodeOutput, NodeState
@@ -53,6 +54,14 @@ class Vote(Node):
     def provides(self) -> frozenset[Thing]:
         return frozenset({"one", "scores"})
 
+    @property
+    def scores_in(self) -> frozenset[str]:
+        return frozenset({self.params.weight} if self.params.weight else ())
+
+    @property
+    def scores_out(self) -> frozenset[str]:
+        return frozenset({SHARE})
+
     def calls(self, candidates: int) -> tuple[int, int]:
         return 0, 0
 
@@ -63,9 +72,9 @@ class Vote(Node):
         candidates = incoming(state, context)
         votes: dict[str, list[float]] = {}
         first: dict[str, Candidate] = {}
-        for candidate, weight in zip(candidates, self._weights(candidates, context), strict=True):
-            if candidate.answer is not None:
-                key = normalise(candidate.answer)
+        weights = self._weights(candidates, context)
+        for candidate, key, weight in zip(candidates, votes_of(candidates), weights, strict=True):
+            if key is not None:
                 votes.setdefault(key, []).append(weight)
                 first.setdefault(key, candidate)
         # Exact sums, so that the order of the candidates cannot decide between equal totals.

@@ -10,7 +10,7 @@ from pydantic_core import ErrorDetails
 
 from inferloom.core.errors import SpecError, nearest
 from inferloom.core.types import Json
-from inferloom.nodes.base import Node, Params
+from inferloom.nodes.base import Node, Params, marked_fields
 from inferloom.pipelines.document import Document, Place, field_name
 
 _TYPES = {
@@ -67,10 +67,8 @@ def parse_params(
         params = kind.Params.model_validate_json(json.dumps(written), strict=True)
     except ValidationError as error:
         raise _explained(document, kind, error, written, place, short) from None
-    for field, info in fields.items():
-        extra = info.json_schema_extra
-        if isinstance(extra, dict) and extra.get("model"):
-            _check_models(document, getattr(params, field), place if short else (*place, field), models)
+    for field in marked_fields(kind.Params, "model"):
+        _check_models(document, getattr(params, field), place if short else (*place, field), models)
     return params, written
 
 

@@ -11,7 +11,7 @@ from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, replace
 from functools import reduce
 
-from inferloom.core.errors import CapabilityError, SpecError
+from inferloom.core.errors import CapabilityError, SpecError, nearest
 from inferloom.core.protocols import Capabilities
 from inferloom.nodes.base import NODES, Thing
 from inferloom.nodes.prompts import load_pack
@@ -94,6 +94,7 @@ def check_rules(spec: PipelineSpec) -> None:
     Raises:
         SpecError: Names the node, what is missing, and the registered nodes that provide it.
     """
+    _check_paths(spec)
     flows = _settled(spec)
     pack = load_pack(spec.prompts)
     for step in spec.steps:
@@ -107,6 +108,7 @@ def check_rules(spec: PipelineSpec) -> None:
         for thing in _WORDS:
             if thing in step.node.requires and thing not in before.available:
                 raise spec.document.error(step.place, _lack(spec, step, thing, before))
+        _check_scores(spec, step)
     for edge in spec.graph.edges:
         if edge.when is not None:
             _check_condition(spec, edge, flows[edge.source])
@@ -115,6 +117,39 @@ def check_rules(spec: PipelineSpec) -> None:
         raise spec.document.error(
             end.place,
             f"the pipeline ends in `{end.path}` without candidates, so it has no answer; {_remedy('candidates')}",
+        )
+
+
+def _check_paths(spec: PipelineSpec) -> None:
+    """Refuse a parameter that names a step which the pipeline has not; a control form stands for the steps in it."""
+    known: dict[str, None] = {}
+    for step in spec.steps:
+        parts = step.path.split("/")
+        first = 2 if len(parts) > 1 else 1  # `steps` alone names nothing
+        known.update(dict.fromkeys("/".join(parts[:end]) for end in range(first, len(parts) + 1)))
+    for step in spec.steps:
+        for field, path in step.node.paths:
+            if path not in known:
+                near = nearest(path, known)
+                rest = "" if near else f"; the paths are {', '.join(list(known)[:12])}"
+                raise spec.document.error(
+                    step.place,
+                    f"`{field}` of `{step.node.name}` names the step `{path}`, which is not there{rest}",
+                    near,
+                )
+
+
+def _check_scores(spec: PipelineSpec, step: StepSpec) -> None:
+    """Refuse a step that reads a score by a name that none before it provides, as far as those say their names."""
+    before = [spec.step(path).node for path in spec.graph.ancestors[step.path]]
+    if any("scores" in node.provides and not node.scores_out for node in before):
+        return
+    known = sorted({name for node in before for name in node.scores_out})
+    for name in sorted(step.node.scores_in.difference(known)):
+        near = nearest(name, known)
+        rest = "" if near else f"; the scores before it are {', '.join(known)}"
+        raise spec.document.error(
+            step.place, f"`{step.node.name}` reads the score `{name}`, which no step before it provides{rest}", near
         )
 
 

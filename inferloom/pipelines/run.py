@@ -18,7 +18,7 @@ from pathlib import Path
 from random import Random
 from typing import TypedDict, TypeVar
 
-from inferloom.core.answers import normalise
+from inferloom.core.answers import votes_of
 from inferloom.core.errors import BudgetExceededError, InferloomError
 from inferloom.core.protocols import Oracle, Prompts, Sandbox
 from inferloom.core.types import Candidate, Completion, Json, Message, NodeOutput, NodeState, Request, Usage, total
@@ -395,12 +395,13 @@ def _best_so_far(candidates: Sequence[Candidate]) -> tuple[Candidate, ...]:
     """The candidates of a stopped run: in the order that scores gave them, else the most common answer first."""
     if any(candidate.scores for candidate in candidates):
         return tuple(candidates)
-    votes = Counter(normalise(candidate.answer) for candidate in candidates if candidate.answer is not None)
-    if not votes:
+    votes = votes_of(candidates)
+    counts = Counter(vote for vote in votes if vote is not None)
+    if not counts:
         return tuple(candidates)
-    winner = max(votes, key=lambda answer: votes[answer])
-    first = next(c for c in candidates if c.answer is not None and normalise(c.answer) == winner)
-    return (first, *(candidate for candidate in candidates if candidate is not first))
+    # `most_common` keeps the order of first sight among equals.
+    first = votes.index(counts.most_common(1)[0][0])
+    return (candidates[first], *candidates[:first], *candidates[first + 1 :])
 
 
 class _Background:

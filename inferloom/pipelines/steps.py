@@ -89,7 +89,7 @@ class Steps:
         """The normal form of the list."""
         if not isinstance(value, list) or not value:
             raise self.document.error(("steps",), f"`steps` must be a list with at least one step, not {shown(value)}")
-        normal, heads = self._sequence(self._items(value, ("steps",)), "steps", [])
+        normal, heads = self._sequence(self._items(value, ("steps",), "steps"), "steps", [])
         ends = list(dict.fromkeys(head.path for head in heads))
         if len(ends) > 1:
             raise self.document.error(
@@ -98,15 +98,15 @@ class Steps:
             )
         return normal
 
-    def _items(self, value: Sequence[Json], place: Place) -> list[Item]:
-        """The items of a list with their places; a pipeline among them as its steps."""
+    def _items(self, value: Sequence[Json], place: Place, path: str) -> list[Item]:
+        """The items of a list with their places; a pipeline among them as its steps. `path` is the list's own."""
         items: list[Item] = []
         for position, raw in enumerate(value):
             here = (*place, position)
             if isinstance(raw, dict) and list(raw) == [PIPELINE]:
-                items += [
-                    (step, here) for step in inlined(self.document, raw[PIPELINE], (*here, PIPELINE), self.models)
-                ]
+                at = (*here, PIPELINE)
+                steps = inlined(self.document, raw[PIPELINE], at, self.models, path, len(items))
+                items += [(step, here) for step in steps]
             else:
                 items.append((raw, here))
         return items
@@ -146,10 +146,11 @@ class Steps:
         for position, branch in enumerate(branches):
             at = (*place, position)
             # A branch of one step needs no list of its own.
-            items: list[Item] = self._items(branch, at) if isinstance(branch, list) else [(branch, at)]
+            here = f"{path}/{position}"
+            items: list[Item] = self._items(branch, at, here) if isinstance(branch, list) else [(branch, at)]
             if not items and not heads:
                 raise self.document.error(at, "an empty branch has nothing to pass on at the start of a pipeline")
-            written, branch_ends = self._sequence(items, f"{path}/{position}", heads)
+            written, branch_ends = self._sequence(items, here, heads)
             normal.append(list(written))
             ends += [end for end in branch_ends if end not in ends]
         return {PARALLEL: normal}, ends
@@ -198,7 +199,7 @@ class Steps:
     def _block(self, value: Json, place: Place, path: str, heads: list[Head]) -> tuple[list[Json], list[Head]]:
         if not isinstance(value, list) or not value:
             raise self.document.error(place, f"must be a list with at least one step, not {shown(value)}")
-        return self._sequence(self._items(value, place), path, heads)
+        return self._sequence(self._items(value, place, path), path, heads)
 
     def _parts(
         self, body: Json, place: Place, form: str, required: tuple[str, ...], optional: tuple[str, ...]

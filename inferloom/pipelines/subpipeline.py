@@ -1,8 +1,11 @@
-"""A pipeline as a step of another: its steps, on models of the outer one."""
+"""A pipeline as a step of another: its steps, on models of the outer one.
+
+A parameter that names a step by its path names the same step after its pipeline has become steps of the outer one.
+"""
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from contextvars import ContextVar
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -20,7 +23,9 @@ _KEYS = ("of", "models")
 _MOST_DEEP = 16
 
 
-def inlined(document: Document, body: Json, place: Place, models: Mapping[str, ModelSpec]) -> list[Json]:
+def inlined(
+    document: Document, body: Json, place: Place, models: Mapping[str, ModelSpec], path: str, offset: int
+) -> list[Json]:
     """The steps of the pipeline that `body` names, in normal form, with the outer pipeline's names of models.
 
     Args:
@@ -28,6 +33,8 @@ def inlined(document: Document, body: Json, place: Place, models: Mapping[str, M
         body: A preset's name or a path, or `{of: ..., models: {inner name: outer name}}`.
         place: Where it stands.
         models: The outer pipeline's models.
+        path: The path of the list of steps that takes them up.
+        offset: How many steps stand before them in that list.
 
     Raises:
         SpecError: There is no such pipeline, it is wrong, it holds itself, it has settings of a whole run, or it needs
@@ -64,7 +71,7 @@ def inlined(document: Document, body: Json, place: Place, models: Mapping[str, M
                 f" {', '.join(models)} with `{{of: {source}, models: {{{name}: ...}}}}`",
                 nearest(names[name], models),
             )
-    return [_renamed(step, names) for step in steps]
+    return [_renamed(step, names, path, offset) for step in steps]
 
 
 def _read(document: Document, body: Json, place: Place) -> tuple[str, dict[str, str]]:
@@ -112,26 +119,42 @@ def _prompts(document: Document) -> Json:
     return document.data.get("prompts") if isinstance(document.data, dict) else None
 
 
-def _renamed(item: Json, names: Mapping[str, str]) -> Json:
-    """A step or a control form with the models' other names."""
-    from inferloom.nodes.base import NODES
+def _renamed(item: Json, names: Mapping[str, str], path: str, offset: int) -> Json:
+    """A step or a control form with the models' other names and the steps' other paths."""
+    from inferloom.nodes.base import NODES, marked_fields
 
     if isinstance(item, list):
-        return [_renamed(one, names) for one in item]
+        return [_renamed(one, names, path, offset) for one in item]
     if not isinstance(item, dict):
         return item
     ((name, body),) = item.items()
     if name not in NODES:
         parts = body if isinstance(body, dict) else {"": body}
-        renamed = {key: _renamed(value, names) if isinstance(value, list) else value for key, value in parts.items()}
+        renamed = {
+            key: _renamed(value, names, path, offset) if isinstance(value, list) else value
+            for key, value in parts.items()
+        }
         return {name: renamed if isinstance(body, dict) else renamed[""]}
     assert isinstance(body, dict), "a step in normal form names its parameters"
-    fields = NODES.get(name).Params.model_fields
-    marked = {field for field, info in fields.items() if (info.json_schema_extra or {}).get("model")}  # type: ignore[union-attr]  # we write mappings there
-    return {name: {key: _model(value, names) if key in marked else value for key, value in body.items()}}
+    body = dict(body)
+    kind = NODES.get(name).Params
+    for field in marked_fields(kind, "model"):
+        if field in body:
+            body[field] = _each(body[field], names.__getitem__)
+    for field in marked_fields(kind, "path"):
+        if field in body:
+            body[field] = _each(body[field], lambda inner: _moved(inner, path, offset))
+    return {name: body}
 
 
-def _model(value: Json, names: Mapping[str, str]) -> Json:
+def _moved(inner: str, path: str, offset: int) -> str:
+    """Where a step of the inner pipeline (`steps/1/0`) stands in the outer one."""
+    _, position, *rest = inner.split("/")
+    return "/".join([path, str(offset + int(position)), *rest])
+
+
+def _each(value: Json, change: Callable[[str], str]) -> Json:
+    """A name, or each of several, changed."""
     if isinstance(value, list):
-        return [_model(one, names) for one in value]
-    return names[value] if isinstance(value, str) else value
+        return [_each(one, change) for one in value]
+    return change(value) if isinstance(value, str) else value

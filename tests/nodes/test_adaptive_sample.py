@@ -3,12 +3,14 @@
 import random
 from collections.abc import Sequence
 from dataclasses import replace
+from pathlib import Path
 
 import pytest
 from pydantic import ValidationError
 
-from inferloom.core.types import Completion, NodeOutput, Request
+from inferloom.core.types import Completion, Message, NodeOutput, Request
 from inferloom.nodes.adaptive_sample import AdaptiveSample, AdaptiveSampleParams
+from inferloom.nodes.prompts import load_pack
 from inferloom.nodes.pruning import kept_of
 from inferloom.nodes.stopping import beta_confidence, enough, leader_first, top_two
 from inferloom.nodes.testing import FakeContext, make_candidates, make_state, run
@@ -155,6 +157,8 @@ def test_cut_and_empty_draws_count_but_do_not_vote() -> None:
     assert top_two([cut, replace(cut, id="c"), replace(second, answer="5"), replace(third, answer=None)]) == (1, 0)
     assert leader_first([cut, third]) == [third, cut]
     assert leader_first([cut]) == [cut]
+    assert top_two([cut, replace(cut, id="c")]) == (0, 0)
+    assert leader_first([third, cut, replace(cut, id="c")])[0] == third
     assert drawn("  aaaa", n=6)[0] == [4, 1]
 
 
@@ -249,6 +253,23 @@ def test_pruning_cut_short_hands_on_an_answer_before_a_cut_text() -> None:
     _, output = pruning(keep=0.6, limit=10)  # prefixes, judgements and one of two continuations
     assert output.stopped == "budget" and output.candidates is not None
     assert [one.finished for one in output.candidates] == [True, False, True]
+
+
+def test_pruning_goes_on_inside_an_answer_that_the_pack_opens(tmp_path: Path) -> None:
+    pack = tmp_path / "begun.yaml"
+    pack.write_text('solve:\n  - user: "{{ question }}"\n  - assistant: "Let us see. "\n')
+
+    def reply(model: str, request: Request, index: int) -> str | Completion:
+        if model == "large":
+            return "5"
+        goes_on = request.messages[-1].content != "Let us see. "
+        return "A: 1" if goes_on else Completion(text="so", finish_reason="length")
+
+    context = FakeContext(reply=reply, prompts=load_pack(pack))
+    run(adaptive(stop="prune", judge="large", n=2, prefix_tokens=10, max_tokens=50), make_state(), context)
+    last = [request for model, request in context.requests if model == "small"][-1]
+    assert last.messages[-1] == Message("assistant", "Let us see. so")
+    assert [message.role for message in last.messages[-2:]] == ["user", "assistant"]
 
 
 def test_a_share_of_the_samples_is_rounded_up() -> None:

@@ -57,20 +57,32 @@ def test_places_among_the_candidates_of_one_node() -> None:
     assert alone == [0.5, 0.0, 1.0]
 
 
-def test_a_tilt_is_exponential_and_keeps_or_turns_the_order() -> None:
-    assert calibrated([1, 2], tilt=2.0) == pytest.approx([math.exp(0.5), math.exp(1.5)])
-    assert calibrated([1, 2], tilt=-2.0) == pytest.approx([math.exp(-0.5), math.exp(-1.5)])
-    assert calibrated([1, 2], tilt=0) == [1.0, 1.0]
+def test_a_tilt_is_exponential_between_0_and_1() -> None:
+    whole = math.exp(2.0) - 1
+    assert calibrated([1, 2], tilt=2.0) == pytest.approx([(math.exp(0.5) - 1) / whole, (math.exp(1.5) - 1) / whole])
+    whole = math.exp(-2.0) - 1
+    assert calibrated([1, 2], tilt=-2.0) == pytest.approx([(math.exp(-0.5) - 1) / whole, (math.exp(-1.5) - 1) / whole])
+    assert calibrated([1, 2], tilt=0) == [0.25, 0.75]
+
+
+@pytest.mark.parametrize("tilt", [-30.0, -4.0, -1e-9, 0.0, 1e-9, 4.0, 100.0])
+def test_every_tilt_increases_from_0_to_1_and_bends_to_its_side(tilt: float) -> None:
+    low, middle, high = calibrated([1, 2, 3], method="rank", tilt=tilt)
+    assert (low, high) == (0.0, 1.0)
+    assert low < middle < high
+    assert middle < 0.5 + 1e-6 if tilt >= 0 else middle > 0.5 - 1e-6
 
 
 @pytest.mark.parametrize("method", ["quantile", "rank"])
 @pytest.mark.parametrize("reference", [None, "a"])
-def test_the_order_is_kept(method: str, reference: str | None) -> None:
+@pytest.mark.parametrize("tilt", [-3.0, 0.0, 3.0])
+def test_the_order_is_kept(method: str, reference: str | None, tilt: float) -> None:
     scores = [0.3, -2.0, 0.3, 5.0, 0.31, 1e9, -7.0]
-    places = calibrated(scores, list("abababa"), method=method, reference=reference, tilt=3.0)
+    places = calibrated(scores, list("abababa"), method=method, reference=reference, tilt=tilt)
     for left, left_place in zip(scores, places, strict=True):
         for right, right_place in zip(scores, places, strict=True):
             assert left_place <= right_place or left > right
+            assert reference or left_place < right_place or left >= right
 
 
 def test_the_new_score_may_take_any_name() -> None:
@@ -87,7 +99,9 @@ def test_a_score_that_is_missing_is_the_users_mistake() -> None:
         run(Calibrate(CalibrateParams(by="other")), state_of([1, 2]), FakeContext())
 
 
-@pytest.mark.parametrize("params", [{}, {"by": ""}, {"by": "s", "tilt": 101}, {"by": "s", "method": "mean"}])
+@pytest.mark.parametrize(
+    "params", [{}, {"by": ""}, {"by": "s", "tilt": 101}, {"by": "s", "tilt": -31}, {"by": "s", "method": "mean"}]
+)
 def test_parameters_out_of_range_are_refused(params: dict[str, object]) -> None:
     with pytest.raises(ValidationError):
         CalibrateParams.model_validate(params)

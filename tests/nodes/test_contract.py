@@ -15,7 +15,9 @@ def no_reward_model_is_downloaded(monkeypatch: pytest.MonkeyPatch) -> None:
 
 @pytest.mark.parametrize("case", [*(NodeCase(name, None, FILES) for name in NODES.names()), *VARIANTS], ids=str)
 class TestNodes(NodeContract):
-    pass
+    def test_scores_that_it_provides_have_names(self, case: NodeCase) -> None:
+        node = case.make()
+        assert "scores" not in node.provides or node.scores_out
 
 
 @pytest.mark.parametrize("case", [NodeCase("score", {"method": "logprob", "tokens": "min"})], ids=str)

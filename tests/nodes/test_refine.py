@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+
 import pytest
 from pydantic import ValidationError
 
@@ -89,13 +91,31 @@ def test_a_budget_that_ends_within_the_revisions_keeps_those_received() -> None:
     assert output.stopped == "budget"
 
 
-def test_a_cut_revision_is_not_finished() -> None:
+@pytest.mark.parametrize("gate", ["critique", "always"])
+def test_a_cut_revision_stands_behind_its_finished_origin_and_is_not_revised(gate: str) -> None:
+    def cut(model: str, request: Request, index: int) -> str | Completion:
+        if asks_review(request):
+            return "1 wrong"
+        return Completion(text="A: 4", finish_reason="length" if "two" in request.messages[-1].content else "stop")
+
+    context = FakeContext(reply=cut)
+    output = refined(["one", "two"], context, rounds=2, gate=gate)
+    assert output.candidates is not None
+    first, second, *rest = output.candidates
+    assert (first.text, second.text) == ("A: 4", "two") and first.finished and second.finished
+    assert [one.text for one in rest] == ["A: 4", "one", "A: 4"] and not rest[-1].finished
+    assert context.calls == 4 + 2  # the second round is for the chain that goes on
+    assert context.events == [("revision_cut", {"candidate": rest[-1].id, "parent": second.id})]
+
+
+def test_the_newest_leads_where_nothing_is_finished() -> None:
     def cut(model: str, request: Request, index: int) -> str | Completion:
         return "1 wrong" if asks_review(request) else Completion(text="A: 4", finish_reason="length")
 
-    output = refined(["one"], FakeContext(reply=cut))
-    assert output.candidates is not None
-    assert [candidate.finished for candidate in output.candidates] == [False, True]
+    state = make_state(["one"])
+    state = replace(state, candidates=(replace(state.candidates[0], finished=False),))
+    output = run(Refine(RefineParams(model="m")), state, FakeContext(reply=cut))
+    assert [one.text for one in output.candidates or ()] == ["A: 4", "one"]
 
 
 def test_on_the_pocket_pack_it_speaks_the_jobs_that_the_models_know() -> None:

@@ -1,10 +1,12 @@
 """Sample: what it asks, what it makes of the completions, what it keeps."""
 
+import asyncio
+
 import pytest
 from pydantic import ValidationError
 
 from inferloom.core.protocols import SandboxResult
-from inferloom.core.types import Completion, Message, NodeState, Request, TokenLogprob
+from inferloom.core.types import Completion, FinishReason, Message, NodeState, Request, TokenLogprob
 from inferloom.nodes.prompts import load_pack
 from inferloom.nodes.sample import Sample, SampleParams
 from inferloom.nodes.testing import FakeContext, FakeSandbox, make_state, run
@@ -113,6 +115,40 @@ def test_the_budget_lets_through_what_fits() -> None:
 def test_values_out_of_range_are_refused(field: str, value: object) -> None:
     with pytest.raises(ValidationError, match=field):
         sample(**{field: value})
+
+
+@pytest.mark.parametrize(("reason", "finished"), [("stop", True), ("length", False), ("other", False)])
+def test_only_a_text_that_came_to_its_end_is_finished(reason: FinishReason, finished: bool) -> None:
+    context = FakeContext(reply=lambda model, request, index: Completion(text="A: 1", finish_reason=reason))
+    output = run(sample(), make_state(), context)
+    assert [candidate.finished for candidate in output.candidates or ()] == [finished]
+
+
+class SlowFirst(FakeContext):
+    """Answers the first request last."""
+
+    async def generate(self, model: str, request: Request) -> list[Completion]:
+        first = not self.requests
+        completions = await super().generate(model, request)
+        for _ in range(20 if first else 0):
+            await asyncio.sleep(0)
+        return completions
+
+
+def test_draws_of_a_repeated_model_do_not_depend_on_which_plan_comes_first() -> None:
+    def reply(model: str, request: Request, index: int) -> str:
+        # The first request brings a plan of its own and one that the second request brings too.
+        if "Write a plan" in request.messages[-1].content:
+            return ["PLAN-own", "PLAN-both", "PLAN-both", "PLAN-other"][index]
+        return f"worked {index}\nA: {index}"
+
+    def drawn(context: FakeContext) -> list[str]:
+        output = run(sample(plan=True, model=["small", "small"], n=2), make_state(), context)
+        return [candidate.text for candidate in output.candidates or ()]
+
+    expected = ["worked 0\nA: 0", "worked 0\nA: 0", "worked 1\nA: 1", "worked 0\nA: 0"]
+    assert drawn(FakeContext(reply=reply)) == expected
+    assert drawn(SlowFirst(reply=reply)) == expected
 
 
 def planner(model: str, request: Request, index: int) -> str:

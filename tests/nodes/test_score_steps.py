@@ -107,3 +107,12 @@ def test_a_reply_without_a_digit_is_a_zero_and_reported() -> None:
     output = run(steps(aggregate="last"), make_state(["1"]), context)
     assert output.candidates is not None and output.candidates[0].scores["steps"] == 0.0
     assert context.events == [("parse_failed", {"role": "score", "reply": "fine"})]
+
+
+def test_delta_grades_the_first_step_and_the_whole_of_a_text_with_more_steps_than_the_most() -> None:
+    context = pocket()
+    node = steps(aggregate="delta", alpha=0.5, max_steps=2)
+    output = run(node, make_state(["9\n1\n2\n3"]), context)
+    assert graded(context) == ["9", "9\n1\n2\n3"] and node.calls(1)[1] == 2
+    assert output.candidates is not None
+    assert output.candidates[0].scores["steps"] == pytest.approx((9 + 3) / 18)

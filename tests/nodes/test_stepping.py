@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -11,7 +12,8 @@ from inferloom.core.errors import BudgetExceededError
 from inferloom.core.types import Completion, Json, Message, Request, TokenLogprob
 from inferloom.models.client import Gateway
 from inferloom.nodes.base import NODES, Node
-from inferloom.nodes.stepping import Aggregate, Partial, StepSearch, aggregated, open_turn
+from inferloom.nodes.common import open_turn
+from inferloom.nodes.stepping import Aggregate, Partial, StepSearch, aggregated
 from inferloom.nodes.testing import FakeContext, make_state
 from inferloom.pipelines.run import Pipeline
 from inferloom.pipelines.spec import PipelineSpec
@@ -74,6 +76,11 @@ class TestPartial:
         part = self.grown(Partial(tokens=60, steps=1), step("a", ended, tokens=40))
         assert part.end == "cut"
         assert self.grown(Partial(), step("a", ended, tokens=1), last_step=True).end == "cut"
+
+    def test_another_reason_to_end_is_a_cut(self) -> None:
+        part = self.grown(self.grown(Partial(), step("a")), replace(step("b", "text"), finish_reason="other"))
+        assert (part.shown, part.end) == ("a\nb", "cut")
+        assert self.grown(Partial(), replace(step("", "text"), finish_reason="other")).end == "cut"
 
     def test_an_end_behind_a_separator_is_no_step_of_its_own(self) -> None:
         first = self.grown(Partial(), step("a")).with_score(0.5)

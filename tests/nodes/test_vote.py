@@ -49,6 +49,19 @@ def test_candidates_without_an_answer_do_not_vote() -> None:
     assert (position, winner.scores["vote_share"]) == (2, 1.0)
 
 
+def test_cut_answers_vote_only_where_nothing_finished() -> None:
+    state = make_state([f"text {index}" for index in range(5)])
+    candidates = tuple(
+        replace(candidate, answer=answer, finished=answer == "7")
+        for candidate, answer in zip(state.candidates, ["Let me think"] * 3 + ["7"] * 2, strict=True)
+    )
+    output = run(Vote(VoteParams()), replace(state, candidates=candidates), FakeContext())
+    assert output.candidates is not None
+    assert (output.candidates[0].answer, output.candidates[0].scores["vote_share"]) == ("7", 1.0)
+    only_cut = run(Vote(VoteParams()), replace(state, candidates=candidates[:3]), FakeContext())
+    assert only_cut.candidates is not None and only_cut.candidates[0].scores["vote_share"] == 1.0
+
+
 def test_without_any_answer_the_first_candidate_stays() -> None:
     position, winner = vote([None, None])
     assert (position, winner.scores["vote_share"]) == (0, 0.0)

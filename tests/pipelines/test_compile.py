@@ -99,7 +99,7 @@ async def test_joins_read_in_declared_order_whatever_arrives_first(seed: int) ->
 
 async def test_a_candidate_that_comes_by_two_ways_keeps_what_both_added() -> None:
     spec = PipelineSpec.parse(
-        MODELS + "steps: [{sample: small}, [{critique: large}, {score: {model: large}}], {best: s}]\n"
+        MODELS + "steps: [{sample: small}, [{critique: large}, {score: {model: large, name: s}}], {best: s}]\n"
     )
 
     def criticise(state: NodeState) -> NodeOutput:

@@ -111,6 +111,28 @@ async def test_a_pipeline_is_a_step_on_models_of_the_outer_one(store: Store, tmp
     assert PipelineSpec.load(outer).hash != spec.hash
 
 
+def test_a_path_names_the_same_step_after_its_pipeline_became_steps(tmp_path: Path) -> None:
+    models = "models: {m: scripted:control-sure}\nsteps:\n"
+    (tmp_path / "inner.yaml").write_text(
+        models + "  - parallel: [[sample: {model: m}], [sample: {model: m, n: 2}]]\n  - score: {model: m, name: s}\n"
+        "  - loop:\n      do: [calibrate: {by: s, reference: steps/0/1, name: c}]\n      at_most: 2\n  - best: c\n"
+    )
+    (tmp_path / "middle.yaml").write_text(models + "  - sample: {model: m}\n  - pipeline: inner.yaml\n")
+    outer = tmp_path / "outer.yaml"
+    outer.write_text(
+        models + "  - parallel:\n    - [sample: {model: m}, pipeline: middle.yaml]\n    - [sample: {model: m}]\n"
+        "  - pipeline: inner.yaml\n"
+    )
+    spec = PipelineSpec.load(outer)
+    named = {step.path: step.node.paths for step in spec.steps if step.node.paths}
+    assert named == {
+        "steps/0/0/4/do/0": (("reference", "steps/0/0/2/1"),),
+        "steps/3/do/0": (("reference", "steps/1/1"),),
+    }
+    assert spec.step("steps/0/0/2/1/0").node.params.model_dump()["n"] == 2
+    assert PipelineSpec.from_data(spec.to_data()).hash == spec.hash
+
+
 def test_presets_with_control_forms_inside_become_steps_too() -> None:
     spec = PipelineSpec.parse(
         "models: {a: pocket:small, large: pocket:large}\nsteps:\n  - sample: {model: a}\n"

@@ -7,6 +7,7 @@ import pytest
 from inferloom.core.errors import CapabilityError, SpecError
 from inferloom.core.protocols import Capabilities
 from inferloom.core.types import Candidate, NodeOutput, NodeState
+from inferloom.nodes.score import Score
 from inferloom.pipelines import presets
 from inferloom.pipelines.compile import compile_graph
 from inferloom.pipelines.rules import check_capabilities, predict
@@ -40,6 +41,44 @@ def test_a_node_without_candidates_is_told_who_makes_them() -> None:
     sentence = refused("rank: {model: large}", "vote")
     assert sentence.startswith("p.yaml:3: steps[0]: `rank` needs candidates, but nothing before it makes any; put ")
     assert "`sample`" in sentence
+
+
+def test_a_parameter_that_names_a_step_names_one_that_is_there() -> None:
+    branches = f"[[{SAMPLE}], [{SAMPLE}]]"
+    for path in ("steps/0", "steps/0/1", "steps/0/1/0", "steps/1"):
+        assert steps(branches, SCORE, f"{{calibrate: {{by: j, reference: {path}}}}}")
+    sentence = refused(branches, SCORE, "{calibrate: {by: j, reference: step/0/1}}")
+    assert sentence.startswith("p.yaml:5: steps[2]: `reference` of `calibrate` names the step `step/0/1`, which is not")
+    assert "did you mean `steps/0/1`" in sentence
+    assert "the paths are steps/0, steps/0/0" in refused(branches, SCORE, "{calibrate: {by: j, reference: xyz}}")
+    assert "`steps`" in refused(branches, SCORE, "{calibrate: {by: j, reference: steps}}")
+
+
+@pytest.mark.parametrize(
+    "reader",
+    ["best: jo", "vote: {weight: jo}", "top_k: {by: jo, k: 2}", "calibrate: {by: jo}", "rank: {by: jo}"],
+)
+def test_a_score_is_read_by_a_name_that_a_step_before_provides(reader: str) -> None:
+    named = "{score: {model: large, name: joy}}"
+    sentence = refused(SAMPLE, named, f"{{{reader}}}", "vote")
+    assert sentence.startswith("p.yaml:5: steps[2]: `") and sentence.endswith("did you mean `joy`?")
+    assert "reads the score `jo`, which no step before it provides" in sentence
+    assert steps(SAMPLE, named, f"{{{reader.replace('jo', 'joy')}}}", "vote")
+
+
+def test_scores_of_other_steps_are_named_and_those_after_it_do_not_count() -> None:
+    sentence = refused(
+        SAMPLE, SCORE, CRITIQUE, "{top_k: {by: quality, k: 2}}", "{score: {model: large, name: quality}}"
+    )
+    assert "`quality`, which no step before it provides; the scores before it are critique, j" in sentence
+    assert steps(SAMPLE, "{score: {model: large, name: quality}}", CRITIQUE, "{best: quality}")
+    assert steps(SAMPLE, SCORE, "{loop: {do: [{best: j}, {score: {model: large, name: j}}], at_most: 2}}")
+    assert "`score` reads the score `logprob`" in refused(SAMPLE, SCORE, "{score: {method: logprob}}", "vote")
+
+
+def test_a_step_that_does_not_say_its_scores_may_provide_any(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(Score, "scores_out", frozenset())
+    assert steps(SAMPLE, SCORE, "{best: whatever}")
 
 
 def test_scores_do_not_outlive_the_candidates_that_had_them() -> None:

@@ -154,6 +154,25 @@ async def test_a_budget_ends_the_run_with_the_best_so_far(store: Store) -> None:
     assert (nothing.stopped, nothing.answer, nothing.usage.calls) == ("budget", None, 0)
 
 
+async def test_a_run_that_the_budget_stops_prefers_finished_answers_to_cut_ones(store: Store) -> None:
+    def writes(request: Request, seed: int) -> str:
+        if "single digit from 0" in request.messages[-1].content:
+            return "5"
+        writes.count += 1  # type: ignore[attr-defined]  # a counter on the function
+        return "Let me think about this at length" if writes.count <= 3 else "A: 7"  # type: ignore[attr-defined]  # same
+
+    writes.count = 0  # type: ignore[attr-defined]  # same
+    register_backend("run-cut", ScriptedBackend(writes, name="run-cut"))
+    text = (
+        "models: {m: scripted:run-cut}\nbudget: {calls: 5}\nsteps:\n"
+        "  - sample: {model: m, n: 5, max_tokens: 3}\n  - score: {model: m}\n  - best: judge\n"
+    )
+    result = await pipeline(store, text).ainvoke("q")
+    assert result.stopped == "budget" and len(result.candidates) == 5
+    assert sum(candidate.finished for candidate in result.candidates) == 2
+    assert result.answer == "7"
+
+
 async def test_a_failed_run_is_recorded_with_its_reason(store: Store) -> None:
     def refuse(request: Request, seed: int) -> str:
         raise RequestRejectedError("the model said no")
