@@ -243,6 +243,12 @@ async def measure(bench: Bench, arguments: argparse.Namespace, techniques: Seque
     return "\n".join([await makers[section]() for section in arguments.sections])
 
 
+def _command() -> str:
+    """What was typed, save where the result goes."""
+    arguments = " ".join(word for word in sys.argv[1:] if word != "--card")
+    return "make bench-techniques" + (f' ARGS="{arguments}"' if arguments else "")
+
+
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--items", type=int, default=252, help="items of a section")
@@ -263,7 +269,7 @@ def main() -> None:
             text = asyncio.run(measure(Bench(store, arguments.model, rates, progress), arguments, techniques))
     unmeasured = sorted(set(NODES.names()) - {str(technique["node"]) for technique in techniques})
     text = (
-        f"Measured {datetime.now(UTC):%Y-%m-%d} by `make bench-techniques` with `{arguments.model}`. Intervals are 95%."
+        f"Measured {datetime.now(UTC):%Y-%m-%d} by `{_command()}` with `{arguments.model}`. Intervals are 95%."
         " A lead is in points, paired by item, over the baseline whose cost comes closest (in brackets). Tokens are"
         f" nominal, without those of a cached prefix.\n\n{text}\n"
         f"Nodes that no row is about: {', '.join(f'`{name}`' for name in unmeasured)}.\n"
