@@ -153,13 +153,13 @@ async def test_money_for_less_than_a_trial_is_one_clear_error(tmp_path: Path, st
 
 
 async def test_a_composition_that_cannot_run_is_a_failed_trial(tmp_path: Path, store: Store) -> None:
-    # With `logprobs` there is a score, so that the composition is allowed, but not the one that the vote asks for.
+    # Whether the file is there is not known before it is read.
     text = workload.job_text(workload.write_items(tmp_path), trials=12)
-    text = text.replace("temperature: {float: [0.4, 1.0], step: 0.2}", "logprobs: {choice: [true, false]}")
+    text = text.replace("  rules:", "    - few_shot: {examples: nowhere.jsonl, k: {choice: [0, 2]}}\n  rules:")
     result = await run_study(SearchJob.load(text), store)
     assert {trial.status for trial in result.trials} == {"done", "failed"}
     for trial in result.trials:
-        assert (trial.status == "failed") == ("unknown score `judge`" in str(trial.error))
+        assert (trial.status == "failed") == ("there is no such file" in str(trial.error))
     assert result.winner.trial in {trial.number for trial in result.trials if trial.status == "done"}
 
 
