@@ -72,9 +72,14 @@ class Projection:
             self._storage = _open(self._url)
         self._storage.remove_session()
         ours = [frozen_trial(self._space, told) for told in finished]
-        known = {summary.study_name: summary for summary in optuna.get_all_study_summaries(self._storage)}
-        if self._name in known:
-            directions = [direction.name.lower() for direction in known[self._name].directions]
+        known = [each for each in optuna.get_all_study_summaries(self._storage) if each.study_name == self._name]
+        if len(known) > 1:
+            # A kill while Optuna made its tables can leave them without the index that keeps names apart.
+            for each in known:
+                self._storage.delete_study(each._study_id)
+            known = []
+        if known:
+            directions = [direction.name.lower() for direction in known[0].directions]
             theirs = optuna.load_study(study_name=self._name, storage=self._storage).trials
             if directions != self._directions or not _agree(theirs, ours):
                 optuna.delete_study(study_name=self._name, storage=self._storage)
