@@ -410,7 +410,7 @@ def train(size_name: str, out: Path, seed: int, peers: list[Path], steps: int | 
     print(
         f"{size_name}: {sum(p.numel() for p in model.parameters()):,} parameters, {total} steps on {device}", flush=True
     )
-    model.set_attn_implementation("eager")  # twice as fast as torch's fused attention on these sizes, on a CPU
+    model.set_attn_implementation("eager")  # on a CPU torch's fused attention is slower at these sizes
     trainee = Trainee(model, size.doubt).to(device)
     curriculum = Curriculum(Random(seed))
     curriculum.refill(loaded(peers))
