@@ -252,7 +252,7 @@ class RunClient:
             path=path,
             ordinal=self._ordinal,
             indices=range(first, first + request.n),
-            cached_share=self._prefixes.cached_share(name, path, self._before.get(path, ()), request_text(request)),
+            cached_share=self._prefixes.cached_share(name, path, self._before.get(path, _NONE), request_text(request)),
             on_token=on_token,
         )
 
@@ -339,7 +339,10 @@ class RunClient:
                     raise gateway.billed.refusal(limit, bound)
                 seeds = [draw_seed(asked.address, index) for index in indices]
                 sink = _positions(asked, indices)
-                completions = await asked.model.backend.generate(replace(asked.request, n=len(indices)), seeds, sink)
+                request = asked.request
+                if request.n != len(indices):
+                    request = replace(request, n=len(indices))
+                completions = await asked.model.backend.generate(request, seeds, sink)
                 if not completions:
                     raise BadResponseError("the model sent no completion", where=spec.model)
             except (ModelError, asyncio.CancelledError) as error:
@@ -430,6 +433,7 @@ class RunClient:
 
 
 _NOTHING = Usage()
+_NONE: frozenset[str] = frozenset()
 
 
 def _billed(spec: ModelSpec, completions: Sequence[Completion], seconds: float) -> Usage:

@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import hashlib
 from collections import defaultdict
-from collections.abc import Iterable, Sequence
+from collections.abc import Sequence
 
 from inferloom.core.types import Completion, Request, Usage
 from inferloom.models.spec import ModelSpec
@@ -31,22 +31,19 @@ class PrefixModel:
     """Which prompts a run has sent, by model and node."""
 
     def __init__(self) -> None:
-        self._sent: dict[tuple[str, str], set[bytes]] = defaultdict(set)
+        self._senders: dict[tuple[str, bytes], set[str]] = defaultdict(set)
+        """By model and block: the nodes that sent it."""
 
-    def cached_share(self, model: str, path: str, before: Iterable[str], text: str) -> float:
+    def cached_share(self, model: str, path: str, before: frozenset[str], text: str) -> float:
         """Record a prompt of the node at `path`; the share of it (0 to 1) that nodes `before` or it itself had sent."""
-        blocks = _chain(text)
-        if not blocks:
-            return 0.0
-        own = self._sent[model, path]
-        seen = [own, *(self._sent[model, other] for other in before if (model, other) in self._sent)]
-        hit = 0
-        for block in blocks:
-            if not any(block in blocks_sent for blocks_sent in seen):
-                break
-            hit += 1
-        own.update(blocks)
-        return hit * BLOCK / len(text)
+        hit, unbroken = 0, True
+        for block in _chain(text):
+            senders = self._senders[model, block]
+            if unbroken:
+                unbroken = path in senders or not senders.isdisjoint(before)
+                hit += unbroken
+            senders.add(path)
+        return hit * BLOCK / len(text) if hit else 0.0
 
 
 def _chain(text: str) -> list[bytes]:

@@ -1,4 +1,4 @@
-"""What the nodes that score share: a judge's digit, judging each text once, handing on what was scored."""
+"""What the nodes that judge share: a judge's digit, an order in letters, judging each text once, handing on scores."""
 
 from __future__ import annotations
 
@@ -10,9 +10,10 @@ from typing import TypeAlias
 from inferloom.core.errors import BudgetExceededError, UserError
 from inferloom.core.protocols import NodeContext
 from inferloom.core.types import Candidate, Completion, NodeOutput, NodeState, Request
-from inferloom.nodes.common import ask, converse, gather, order_by, stop_reason
+from inferloom.nodes.common import LETTERS, ask, converse, gather, lettered, order_by, stop_reason
 
 _DIGIT = re.compile(r"(?<![\w.])[0-9](?!\w|\.[0-9])")
+_LETTER = re.compile(r"(?<![A-Za-z0-9'])[A-Z](?![A-Za-z0-9'])")
 _TOP_DIGIT = 9
 _ALTERNATIVES = 20
 """Tokens asked for beside the digit: the ten digits need not be the ten likeliest. 20 is the most that servers give."""
@@ -65,6 +66,48 @@ def grader(state: NodeState, context: NodeContext, *, model: str, expected: bool
         return read, refusal
 
     return grade
+
+
+async def ask_order(
+    shown: Sequence[Candidate],
+    model: str,
+    state: NodeState,
+    context: NodeContext,
+    temperature: float,
+    max_tokens: int,
+) -> list[int]:
+    """The positions of the candidates shown that a model names, best first.
+
+    None, and the event `parse_failed`, where its reply names no letter.
+    """
+    request = Request(
+        messages=converse(state, context, "rank", {"options": lettered(shown)}),
+        temperature=temperature,
+        max_tokens=max_tokens,
+    )
+    reply = await ask(context, model, request)
+    order = read_letters(reply.text, len(shown))
+    if not order:
+        parse_failed(context, "rank", reply)
+    return order
+
+
+def read_letters(reply: str, count: int) -> list[int]:
+    """The positions that a reply names, in its order, each once.
+
+    They are read from the last line that holds nothing but letters, else from the last line that names any.
+    """
+    lines = [line for line in reversed(reply.splitlines()) if _positions(line, count)]
+    chosen = next(
+        (line for line in lines if not any(character.isalnum() for character in _LETTER.sub("", line))),
+        lines[0] if lines else "",
+    )
+    return _positions(chosen, count)
+
+
+def _positions(line: str, count: int) -> list[int]:
+    named = [LETTERS.index(letter) for letter in _LETTER.findall(line)]
+    return list(dict.fromkeys(position for position in named if position < count))
 
 
 def parse_failed(context: NodeContext, role: str, reply: Completion) -> None:

@@ -18,11 +18,10 @@ from typing import Literal
 from pydantic import Field
 
 from inferloom.core.protocols import NodeContext
-from inferloom.core.types import Candidate, Json, NodeOutput, NodeState, Request
+from inferloom.core.types import Candidate, Json, NodeOutput, NodeState
 from inferloom.nodes.base import Node, Params, Thing, register_node
-from inferloom.nodes.common import ask, converse, gather, incoming, lettered
-from inferloom.nodes.grading import check_window, distinct, hand_on, parse_failed
-from inferloom.nodes.rank import read_letters
+from inferloom.nodes.common import gather, incoming
+from inferloom.nodes.grading import ask_order, check_window, distinct, hand_on
 
 Points = Literal["reciprocal", "borda"]
 
@@ -101,15 +100,7 @@ class Listwise(Node):
     async def _order(self, window: Sequence[Candidate], state: NodeState, context: NodeContext) -> list[float]:
         """The points of each candidate of a window, in the order shown."""
         params = self.params
-        request = Request(
-            messages=converse(state, context, "rank", {"options": lettered(window)}),
-            temperature=params.temperature,
-            max_tokens=params.max_tokens,
-        )
-        reply = await ask(context, params.model, request)
-        order = read_letters(reply.text, len(window))
-        if not order:
-            parse_failed(context, "rank", reply)
+        order = await ask_order(window, params.model, state, context, params.temperature, params.max_tokens)
         return points_of(order, len(window), params.points)
 
 

@@ -18,11 +18,10 @@ from random import Random
 from pydantic import Field
 
 from inferloom.core.protocols import NodeContext
-from inferloom.core.types import Candidate, Json, NodeOutput, NodeState, Request
+from inferloom.core.types import Candidate, Json, NodeOutput, NodeState
 from inferloom.nodes.base import Node, Params, Thing, register_node
-from inferloom.nodes.common import ask, converse, gather, incoming, lettered
-from inferloom.nodes.grading import distinct, hand_on, parse_failed
-from inferloom.nodes.rank import read_letters
+from inferloom.nodes.common import gather, incoming
+from inferloom.nodes.grading import ask_order, distinct, hand_on
 
 
 class PairwiseParams(Params):
@@ -112,15 +111,8 @@ class Pairwise(Node):
     async def _compare(self, shown: Sequence[Candidate], state: NodeState, context: NodeContext) -> tuple[float, float]:
         """What the first and the second shown get: one point to the winner, or half to each."""
         params = self.params
-        request = Request(
-            messages=converse(state, context, "rank", {"options": lettered(shown)}),
-            temperature=params.temperature,
-            max_tokens=params.max_tokens,
-        )
-        reply = await ask(context, params.model, request)
-        order = read_letters(reply.text, 2)
+        order = await ask_order(shown, params.model, state, context, params.temperature, params.max_tokens)
         if not order:
-            parse_failed(context, "rank", reply)
             return 0.5, 0.5
         return (1.0, 0.0) if order[0] == 0 else (0.0, 1.0)
 

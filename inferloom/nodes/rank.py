@@ -13,20 +13,18 @@ by the round that they reached.
 
 from __future__ import annotations
 
-import re
 from collections.abc import Sequence
 from typing import Literal
 
 from pydantic import Field, model_validator
 
-from inferloom.core.errors import BudgetExceededError, UserError
+from inferloom.core.errors import BudgetExceededError
 from inferloom.core.protocols import NodeContext
-from inferloom.core.types import Candidate, Json, NodeOutput, NodeState, Request
+from inferloom.core.types import Candidate, Json, NodeOutput, NodeState
 from inferloom.nodes.base import Node, Params, Thing, register_node
 from inferloom.nodes.bracket import single_elimination
-from inferloom.nodes.common import LETTERS, ask, converse, incoming, lettered, order_by, scores_of, stop_reason
-
-_LETTER = re.compile(r"(?<![A-Za-z0-9'])[A-Z](?![A-Za-z0-9'])")
+from inferloom.nodes.common import incoming, order_by, scores_of, stop_reason
+from inferloom.nodes.grading import ask_order, check_window
 
 
 class RankParams(Params):
@@ -127,11 +125,7 @@ class Rank(Node):
     ) -> tuple[list[Candidate], BudgetExceededError | None]:
         """The candidates ordered by the model; cut short by the budget, as far as it came."""
         width = self.params.window
-        if min(width, len(candidates)) > context.prompts.options:
-            raise UserError(
-                f"window is {width}; the prompt pack `{context.prompts.name}` shows at most {context.prompts.options}",
-                where=context.path,
-            )
+        check_window(width, len(candidates), context)
         ranked = list(candidates)
         for count, start in enumerate(window_starts(len(ranked), width)):
             window = ranked[start : start + width]
@@ -147,17 +141,9 @@ class Rank(Node):
 
     async def _order(self, window: Sequence[Candidate], state: NodeState, context: NodeContext) -> list[int]:
         """The positions that the model names, best first; none where its reply cannot be read."""
-        assert self.params.model is not None  # the parameters have exactly one of `by` and `model`
-        request = Request(
-            messages=converse(state, context, "rank", {"options": lettered(window)}),
-            temperature=self.params.temperature,
-            max_tokens=self.params.max_tokens,
-        )
-        reply = await ask(context, self.params.model, request)
-        order = read_letters(reply.text, len(window))
-        if not order:
-            context.emit("parse_failed", {"role": "rank", "reply": reply.text[:200]})
-        return order
+        params = self.params
+        assert params.model is not None  # the parameters have exactly one of `by` and `model`
+        return await ask_order(window, params.model, state, context, params.temperature, params.max_tokens)
 
 
 def window_starts(count: int, width: int) -> list[int]:
@@ -165,21 +151,3 @@ def window_starts(count: int, width: int) -> list[int]:
     if count < 2:
         return []
     return [*range(count - width, 0, -max(1, width // 2)), 0]
-
-
-def read_letters(reply: str, count: int) -> list[int]:
-    """The positions that a reply names, in its order, each once.
-
-    They are read from the last line that holds nothing but letters, else from the last line that names any.
-    """
-    lines = [line for line in reversed(reply.splitlines()) if _positions(line, count)]
-    chosen = next(
-        (line for line in lines if not any(character.isalnum() for character in _LETTER.sub("", line))),
-        lines[0] if lines else "",
-    )
-    return _positions(chosen, count)
-
-
-def _positions(line: str, count: int) -> list[int]:
-    named = [LETTERS.index(letter) for letter in _LETTER.findall(line)]
-    return list(dict.fromkeys(position for position in named if position < count))

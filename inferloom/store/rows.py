@@ -25,11 +25,13 @@ class Address:
     request: str
     """32 hex digits: the hash of the rendered request with its sampling parameters."""
 
-    @property
-    def key(self) -> str:
-        """The address as 32 hex digits: the key under which the database finds it."""
+    key: str = field(init=False, repr=False, compare=False)
+    """The address as 32 hex digits: the key under which the database finds it."""
+
+    def __post_init__(self) -> None:
         text = f"{self.stream}\x1f{self.fingerprint}\x1f{self.request}"
-        return hashlib.blake2b(text.encode("utf-8", "surrogatepass"), digest_size=16).hexdigest()
+        key = hashlib.blake2b(text.encode("utf-8", "surrogatepass"), digest_size=16).hexdigest()
+        object.__setattr__(self, "key", key)
 
     def completion_id(self, index: int) -> str:
         """The id of the index-th draw, by which `Store.completion` finds it again."""

@@ -21,7 +21,7 @@ from functools import cache
 from pathlib import Path
 from typing import TypeAlias, get_args
 
-from jinja2 import StrictUndefined, TemplateError, TemplateSyntaxError, meta
+from jinja2 import StrictUndefined, Template, TemplateError, TemplateSyntaxError, meta
 from jinja2.sandbox import ImmutableSandboxedEnvironment
 from ruamel.yaml import YAML
 from ruamel.yaml.comments import CommentedMap
@@ -220,7 +220,7 @@ def _compile(text: str, role: str, where: str) -> Filler:
         allowed = VALUES[role] | {"answer_instruction"}
         for name in sorted(used - allowed):
             raise UnknownNameError(f"value of role `{role}`:", name, allowed, where=where)
-    return _plain(text) or template.render
+    return _plain(text) or _filler(template)
 
 
 def _plain(text: str) -> Filler | None:
@@ -230,6 +230,12 @@ def _plain(text: str) -> Filler | None:
         name = value[1]
         return lambda values: str(values[name])
     return None if "{" in text else lambda values: text
+
+
+def _filler(template: Template) -> Filler:
+    """What `template.render` does, without copying Jinja's global names for every text."""
+    names = dict(template.globals)
+    return lambda values: "".join(template.root_render_func(template.new_context({**names, **values}, shared=True)))
 
 
 def _place(path: Path, document: CommentedMap, key: object) -> str:
