@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Annotated, Literal, cast, get_args
 
 import typer
 
-from inferloom.cli.options import DEFAULT_DB, Db, Json, Stream, open_store
+from inferloom.cli.options import DEFAULT_DB, Db, Json, Stream, keep_what_is_loaded, open_store
 from inferloom.cli.output import count, err, print_json, print_text, usage_line
 from inferloom.cli.run import PipelineArgument
 from inferloom.core.errors import SpecError
@@ -67,6 +67,7 @@ def evaluate(
     store = open_store(db)
     try:
         ready = Pipeline(spec, Gateway(store))
+        keep_what_is_loaded()
         if split in ("all", "test"):
             store.write_sync(TouchRow(dataset=loaded.name, split="test", study="eval", created=time.time()))
         done = run_sync(

@@ -58,6 +58,19 @@ def open_to_read(url: str) -> Store:
     return open_store("sqlite://" if missing else url)
 
 
+def keep_what_is_loaded() -> None:
+    """Load what runs pipelines and take it out of garbage collection, where a command goes on for long.
+
+    None of it is ever garbage, and looking through it costs a tenth of a second each time.
+    """
+    import gc
+
+    import langgraph.graph  # noqa: F401
+
+    gc.collect()
+    gc.freeze()
+
+
 class Group(TyperGroup):
     """A command group whose unknown commands are our own errors, and that may have a command for no command."""
 

@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from inferloom.cli.options import DEFAULT_DB, Db, Json, open_store
+from inferloom.cli.options import DEFAULT_DB, Db, Json, keep_what_is_loaded, open_store
 from inferloom.cli.output import err, print_json, print_text
 from inferloom.core.errors import SetupError, SpecError
 
@@ -44,6 +44,7 @@ def search(
     command = _program(["search", job, "--name", study, "--db", db])
     _make(out)
     store = open_store(db)
+    keep_what_is_loaded()
     try:
         result = run_sync(_run(loaded, store, study, command))
     finally:
