@@ -8,8 +8,9 @@ from pydantic import ValidationError
 
 from inferloom.core.errors import UserError
 from inferloom.core.types import Request
+from inferloom.nodes.grading import read_letters
 from inferloom.nodes.prompts import load_pack
-from inferloom.nodes.rank import Rank, RankParams, read_letters, window_starts
+from inferloom.nodes.rank import Rank, RankParams, window_starts
 from inferloom.nodes.testing import FakeContext, make_state, run
 
 
