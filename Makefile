@@ -3,9 +3,10 @@
 SHELL := /bin/sh
 BIN := .venv/bin
 STAMP := .venv/.stamp
+VLLM_STAMP := .venv-vllm/.stamp
 DEMO := demo
 
-.PHONY: help venv check format test demo bench-overhead bench-techniques clean
+.PHONY: help venv check format test test-vllm demo bench-overhead bench-techniques clean
 
 help: ## Show this list
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / {printf "  make %-16s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
@@ -28,6 +29,11 @@ format: $(STAMP) ## Mend what the linter and the formatter can mend
 test: $(STAMP) ## Every test
 	$(BIN)/python -m pytest
 
+test-vllm: ## The tests against a real vLLM, in an environment of its own; skipped where no package of it fits
+	@test $(VLLM_STAMP) -nt scripts/vllm-venv.sh -a $(VLLM_STAMP) -nt pyproject.toml || PYTHON="$(PYTHON)" ./scripts/vllm-venv.sh; \
+	code=$$?; if [ $$code -eq 3 ]; then exit 0; elif [ $$code -ne 0 ]; then exit $$code; fi; \
+	touch $(VLLM_STAMP) && .venv-vllm/bin/python -m pytest tests_vllm
+
 demo: $(STAMP) ## Search a small space of pipelines on the pocket models; report and best.yaml in demo/
 	@mkdir -p $(DEMO)
 	@$(BIN)/inferloom search demo --name demo --db sqlite:///$(DEMO)/inferloom.db --out $(DEMO)
@@ -39,5 +45,5 @@ bench-overhead: $(STAMP) ## CPU per node beside a bare LangGraph graph of the sa
 	$(BIN)/python benchmarks/overhead.py
 
 clean: ## Remove .venv/, the demo's output and caches
-	rm -rf .venv $(DEMO) dist build .mypy_cache .ruff_cache .pytest_cache .hypothesis
+	rm -rf .venv .venv-vllm $(DEMO) dist build .mypy_cache .ruff_cache .pytest_cache .hypothesis
 	find . -name __pycache__ -type d -prune -exec rm -rf {} +

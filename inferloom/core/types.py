@@ -134,12 +134,26 @@ class Completion:
         return min(token.logprob for token in self.logprobs) if self.logprobs else None
 
 
+class StepRecord(TypedDict):
+    """How a piece of a text that several models wrote came about; completions are places in the bank."""
+
+    model: str
+    """Who wrote it."""
+    completion: str
+    grade: NotRequired[float]
+    """The judge's grade of the draft, from 0 to 1."""
+    rejected: NotRequired[str]
+    """The draft that it replaced."""
+
+
 class Origin(TypedDict):
     """Where a candidate comes from: the node's path, the model's name and the completion's place in the bank."""
 
     node: str
     model: NotRequired[str]
     completion: NotRequired[str]
+    steps: NotRequired[list[StepRecord]]
+    """The pieces of a text that was not written in one, in order."""
 
 
 class CandidateJson(TypedDict):

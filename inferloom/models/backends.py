@@ -51,3 +51,10 @@ def _transformers(rest: str, spec: ModelSpec) -> Backend:
     from inferloom.models.transformers import open_transformers
 
     return open_transformers(rest, spec)
+
+
+@BACKENDS.register("vllm")
+def _vllm(rest: str, spec: ModelSpec) -> Backend:
+    from inferloom.models.vllm import open_vllm
+
+    return open_vllm(rest, spec)

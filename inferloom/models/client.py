@@ -252,7 +252,9 @@ class RunClient:
             path=path,
             ordinal=self._ordinal,
             indices=range(first, first + request.n),
-            cached_share=self._prefixes.cached_share(name, path, self._before.get(path, _NONE), request_text(request)),
+            cached_share=self._prefixes.cached_share(
+                name, path, self._before.get(path, _NONE), request_text(request), self.models[name].spec.cache_block
+            ),
             on_token=on_token,
         )
 

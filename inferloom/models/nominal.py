@@ -1,8 +1,9 @@
 """The nominal cost of a request: what it costs in production, whatever the bank, retries and the weather did today.
 
 Each logical request is charged once: its prompt once, every completion it hands over. Cached tokens come from a stated
-model of a prefix cache that holds the prompts of the run: a prompt's longest prefix, in blocks of 64 characters, that
-an earlier request of the same node or of a node before it has sent to the same model. Seconds come from the rates.
+model of a prefix cache that holds the prompts of the run: a prompt's longest prefix, in blocks of the model's
+`cache_block` characters, that an earlier request of the same node or of a node before it has sent to the same model.
+The last token is always read, since that pass makes the answer's first. Seconds come from the rates.
 """
 
 from __future__ import annotations
@@ -14,8 +15,6 @@ from collections.abc import Sequence
 from inferloom.core.types import Completion, Request, Usage
 from inferloom.models.spec import ModelSpec
 
-BLOCK = 64
-"""Characters in a block of the prefix model."""
 _TURN_TOKENS = 8
 """The most tokens that a chat template puts around one turn."""
 
@@ -34,26 +33,34 @@ class PrefixModel:
         self._senders: dict[tuple[str, bytes], set[str]] = defaultdict(set)
         """By model and block: the nodes that sent it."""
 
-    def cached_share(self, model: str, path: str, before: frozenset[str], text: str) -> float:
-        """Record a prompt of the node at `path`; the share of it (0 to 1) that nodes `before` or it itself had sent."""
+    def cached_share(self, model: str, path: str, before: frozenset[str], text: str, size: int) -> float:
+        """Record a prompt of the node at `path`; the share of it (0 to 1) that nodes `before` or it itself had sent.
+
+        Args:
+            model: The model's name.
+            path: The node that asks.
+            before: The nodes before it.
+            text: The prompt.
+            size: Characters in a block.
+        """
         hit, unbroken = 0, True
-        for block in _chain(text):
+        for block in _chain(text, size):
             senders = self._senders[model, block]
             if unbroken:
                 unbroken = path in senders or not senders.isdisjoint(before)
                 hit += unbroken
             senders.add(path)
-        return hit * BLOCK / len(text) if hit else 0.0
+        return hit * size / len(text) if hit else 0.0
 
 
-def _chain(text: str) -> list[bytes]:
+def _chain(text: str, size: int) -> list[bytes]:
     """A hash for every whole block, each over the text up to its end."""
-    if len(text) < BLOCK:
+    if len(text) < size:
         return []
     running = hashlib.blake2b(digest_size=8)
     chain: list[bytes] = []
-    for start in range(0, len(text) - BLOCK + 1, BLOCK):
-        running.update(text[start : start + BLOCK].encode(errors="surrogatepass"))
+    for start in range(0, len(text) - size + 1, size):
+        running.update(text[start : start + size].encode(errors="surrogatepass"))
         chain.append(running.digest())
     return chain
 
@@ -80,7 +87,7 @@ def nominal_usage(spec: ModelSpec, completions: Sequence[Completion], cached_sha
         Usage(
             calls=len(completions),
             prompt_tokens=prompt,
-            cached_tokens=int(prompt * cached_share),
+            cached_tokens=min(int(prompt * cached_share), max(0, prompt - 1)),
             completion_tokens=sum(completion.completion_tokens for completion in completions),
         ),
     )

@@ -22,7 +22,14 @@ from weakref import WeakKeyDictionary
 
 from pydantic import BaseModel, JsonValue, ValidationError
 
-from inferloom.core.errors import BadResponseError, ConnectionCutError, ModelTimeoutError, SetupError
+from inferloom.core.errors import (
+    BadResponseError,
+    ConnectionCutError,
+    ModelTimeoutError,
+    ServerFaultError,
+    SetupError,
+    UnreachableError,
+)
 from inferloom.core.protocols import Capabilities, TokenSink
 from inferloom.core.types import Completion, Request
 from inferloom.models.openai_wire import ChatReply, Reply, StreamedReply, TextReply, VectorReply, failure
@@ -30,6 +37,9 @@ from inferloom.models.spec import ModelSpec
 
 if TYPE_CHECKING:
     from openai import AsyncOpenAI
+
+    from inferloom.models._sources import LazyPrompter
+    from inferloom.models.served import Lease
 
 OFFICIAL = "https://api.openai.com/v1"
 _SEED_BITS = 0x7FFF_FFFF
@@ -43,15 +53,17 @@ class OpenAIBackend:
 
     def __init__(self, model: str, spec: ModelSpec) -> None:
         """Raises SetupError when the key's environment variable is not set."""
-        self._model = model
+        self._model = self._served_name = model
         self._spec = spec
-        self._url = spec.base_url or OFFICIAL
+        self._url = "" if spec.serve is not None else spec.base_url or OFFICIAL
         self._official = "api.openai.com" in self._url
         self._key_name = spec.key or ("OPENAI_API_KEY" if self._official else None)
         self._key = _key_from_environment(self._key_name)
         self._capabilities = _capabilities(spec)
         # Connections belong to the event loop that opened them.
-        self._clients: WeakKeyDictionary[asyncio.AbstractEventLoop, AsyncOpenAI] = WeakKeyDictionary()
+        self._clients: WeakKeyDictionary[asyncio.AbstractEventLoop, tuple[str, AsyncOpenAI]] = WeakKeyDictionary()
+        self._lease = _lease(model, spec)
+        self._prompter = _prompter(spec, self.where)
 
     def __repr__(self) -> str:
         return f"OpenAIBackend({self._model!r}, base_url={self._url!r})"
@@ -64,13 +76,20 @@ class OpenAIBackend:
     @property
     def where(self) -> str:
         """The model and the base URL, as errors name them."""
+        if self._spec.serve is not None:
+            return f"{self._model} (served from {self._spec.serve.model})"
         return f"{self._model} at {self._url}"
 
     async def fingerprint(self) -> str:
-        """The hash of base URL, served name, revision and the fields that change what is generated."""
+        """The hash of base URL, served name, revision and the fields that change what is generated.
+
+        Of a server that is started for the model, its files and arguments count instead of URL and name.
+        """
         parts: list[object] = [self._url, self._model, self._spec.revision]
         if self._spec.extra or self._spec.reject:
             parts += [self._spec.extra, sorted(self._spec.reject)]
+        if self._spec.serve is not None or self._spec.tokenizer is not None:
+            parts = await asyncio.to_thread(_hashed_files, self._spec, self.where, parts)
         text = json.dumps(parts, sort_keys=True)
         return "openai-" + hashlib.blake2b(text.encode(), digest_size=12).hexdigest()
 
@@ -84,12 +103,10 @@ class OpenAIBackend:
         Raises:
             ModelError: The kind says what happened and whether asking again may help.
         """
-        if request.prefix is not None:
-            path, body = "/completions", self._text_body(request, seeds)
-        else:
-            path, body = "/chat/completions", self._chat_body(request, seeds)
-        reply_type: type[ChatReply] | type[TextReply] = TextReply if request.prefix is not None else ChatReply
+        path, body = await self._asked(request, seeds)
+        reply_type: type[ChatReply] | type[TextReply] = TextReply if path == "/completions" else ChatReply
         async with self._boundary():
+            body.setdefault("model", self._served_name)
             if on_token is None:
                 reply: Reply = _read(reply_type, await self._client().post(path, cast_to=object, body=body), self.where)
             else:
@@ -102,31 +119,36 @@ class OpenAIBackend:
         Raises:
             ModelError: The kind says what happened and whether asking again may help.
         """
-        body: dict[str, JsonValue] = {"model": self._model, "input": list(texts), "encoding_format": "float"}
+        body: dict[str, JsonValue] = {"input": list(texts), "encoding_format": "float", **self._spec.extra}
         async with self._boundary():
-            data = await self._client().post("/embeddings", cast_to=object, body={**body, **self._spec.extra})
+            body.setdefault("model", self._served_name)
+            data = await self._client().post("/embeddings", cast_to=object, body=body)
             return _read(VectorReply, data, self.where).vectors(len(texts), self.where)
 
     async def aclose(self) -> None:
-        """Close the connections of the running event loop."""
+        """Close the connections of the running event loop, and let go of a server that was started for the model."""
         client = self._clients.pop(asyncio.get_running_loop(), None)
         if client is not None:
-            await client.close()
+            await client[1].close()
+        if self._lease is not None:
+            await self._lease.release()
 
     def _client(self) -> AsyncOpenAI:
         loop = asyncio.get_running_loop()
-        client = self._clients.get(loop)
-        if client is None:
+        url, client = self._clients.get(loop, ("", None))
+        # A server that is started again has another port; what is left of the old connections is broken.
+        if client is None or url != self._url:
             import httpx2
             from openai import AsyncOpenAI
 
             connect = min(_CONNECT_SECONDS, self._spec.timeout / 2)
-            client = self._clients[loop] = AsyncOpenAI(
+            client = AsyncOpenAI(
                 api_key=self._key or "none",
                 base_url=self._url,
                 max_retries=0,
                 timeout=httpx2.Timeout(self._spec.timeout, connect=connect),
             )
+            self._clients[loop] = (self._url, client)
             if not self._official:
                 # Read from the environment by the SDK; the account's organisation is nobody else's business.
                 client.organization = client.project = None
@@ -134,7 +156,22 @@ class OpenAIBackend:
 
     @asynccontextmanager
     async def _boundary(self) -> AsyncIterator[None]:
-        """Turn whatever goes wrong into an error of ours. The SDK's is dropped: it holds the request's headers."""
+        """See that a server is there, and turn whatever goes wrong into an error of ours."""
+        if self._lease is None:
+            async with self._translated():
+                yield
+            return
+        server = await self._lease.up()
+        self._url, self._served_name = server.url, server.name
+        try:
+            async with self._translated():
+                yield
+        except (ConnectionCutError, UnreachableError, ServerFaultError) as error:
+            raise await server.explained(error) from None
+
+    @asynccontextmanager
+    async def _translated(self) -> AsyncIterator[None]:
+        """Turn the SDK's errors into ours. The SDK's is dropped: it holds the request's headers."""
         from openai import OpenAIError
 
         try:
@@ -167,7 +204,7 @@ class OpenAIBackend:
 
     def _sampling(self, request: Request, seeds: Sequence[int]) -> dict[str, JsonValue]:
         """The fields that both interfaces share; those that the endpoint rejects are left out."""
-        body: dict[str, JsonValue] = {"model": self._model, "temperature": request.temperature}
+        body: dict[str, JsonValue] = {"temperature": request.temperature}
         if request.top_p != 1.0:
             body["top_p"] = request.top_p
         if request.stop:
@@ -184,6 +221,19 @@ class OpenAIBackend:
             body.pop(name, None)
         return {**body, **self._spec.extra}
 
+    async def _asked(self, request: Request, seeds: Sequence[int]) -> tuple[str, dict[str, JsonValue]]:
+        """Path and body of a request, without the model's name.
+
+        With a tokenizer, what is to be continued goes out as token ids: no start token is put before a prompt that
+        has one, and no special token in a message's text is taken for control.
+        """
+        if self._prompter is not None and request.continues:
+            ids = (await self._prompter.get()).encode(request)
+            return "/completions", self._text_body(request, seeds, list[JsonValue](ids))
+        if request.prefix is not None:
+            return "/completions", self._text_body(request, seeds, request.prefix)
+        return "/chat/completions", self._chat_body(request, seeds)
+
     def _chat_body(self, request: Request, seeds: Sequence[int]) -> dict[str, JsonValue]:
         body = self._sampling(request, seeds)
         body["messages"] = [{"role": message.role, "content": message.content} for message in request.messages]
@@ -194,23 +244,25 @@ class OpenAIBackend:
             body["top_logprobs"] = request.logprobs
         if request.continues:
             if self._spec.prefix != "continue_final_message":
+                lacking = "" if self._spec.prefix == "off" else " alone"
                 raise SetupError(
-                    f"the spec's `prefix: {self._spec.prefix}` cannot go on from an open assistant turn; "
-                    "set `prefix: continue_final_message` if the endpoint is a vLLM server",
+                    f"the spec's `prefix: {self._spec.prefix}`{lacking} cannot go on from an open assistant turn; set "
+                    "`prefix: completions` and `tokenizer` to whose chat template renders the turn, or `prefix: "
+                    "continue_final_message` if the endpoint is a vLLM server",
                     where=self.where,
                 )
             body["continue_final_message"] = True
             body["add_generation_prompt"] = False
         return body
 
-    def _text_body(self, request: Request, seeds: Sequence[int]) -> dict[str, JsonValue]:
+    def _text_body(self, request: Request, seeds: Sequence[int], prompt: JsonValue) -> dict[str, JsonValue]:
         if self._spec.prefix == "off":
             raise SetupError(
                 "a raw prefix needs the spec's `prefix: completions` and an endpoint with /v1/completions",
                 where=self.where,
             )
         body = self._sampling(request, seeds)
-        body["prompt"] = request.prefix
+        body["prompt"] = prompt
         body["max_tokens"] = request.max_tokens
         if request.logprobs is not None:
             body["logprobs"] = request.logprobs
@@ -224,6 +276,35 @@ def open_openai(rest: str, spec: ModelSpec) -> OpenAIBackend:
         SetupError: The key's environment variable is not set.
     """
     return OpenAIBackend(rest, spec)
+
+
+def _lease(model: str, spec: ModelSpec) -> Lease | None:
+    if spec.serve is None:
+        return None
+    from inferloom.models.served import Lease
+
+    return Lease(spec.serve, model)
+
+
+def _prompter(spec: ModelSpec, where: str) -> LazyPrompter | None:
+    if spec.tokenizer is None:
+        return None
+    from inferloom.models._sources import LazyPrompter, local_folder, need_transformers
+
+    need_transformers(where)
+    local_folder(spec.tokenizer, where, "tokenizer_config.json")
+    return LazyPrompter(spec.tokenizer, spec.revision, where)
+
+
+def _hashed_files(spec: ModelSpec, where: str, parts: list[object]) -> list[object]:
+    """The parts of a fingerprint with what files of ours say: the served model's in place of its address."""
+    from inferloom.models._sources import model_digest, tokenizer_digest
+
+    if spec.serve is not None:
+        parts = [model_digest(spec.serve.model, where), spec.serve.telling(), *parts[2:]]
+    if spec.tokenizer is not None:
+        parts = [*parts, {"tokenizer": tokenizer_digest(spec.tokenizer, where)}]
+    return parts
 
 
 def _capabilities(spec: ModelSpec) -> Capabilities:

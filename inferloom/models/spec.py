@@ -18,34 +18,35 @@ from pathlib import Path
 from typing import Literal, TypeAlias
 from urllib.parse import urlsplit
 
-from pydantic import BaseModel, ConfigDict, Field, JsonValue, ValidationError, field_validator, model_validator
+from pydantic import BaseModel, Field, JsonValue, ValidationError, field_validator, model_validator
 from ruamel.yaml import YAML
 from ruamel.yaml.comments import CommentedMap
 from ruamel.yaml.error import MarkedYAMLError, YAMLError
 
 from inferloom.core.errors import InferloomError, SetupError, SpecError, UserError, nearest
 from inferloom.core.types import Usage
+from inferloom.models.serve_spec import Serve, SpecPart, looks_like_key, refuse_secrets
 
-SCHEMES = ("openai", "pocket", "scripted", "transformers")
+SCHEMES = ("openai", "pocket", "scripted", "transformers", "vllm")
 """The schemes that come with inferloom; packages may add more."""
 
 Parameter = Literal["temperature", "top_p", "stop", "seed", "logprobs", "n"]
 """Sampling parameters that an endpoint may refuse."""
 
-_LOCAL_CONCURRENCY = {"pocket": 256, "transformers": 64, "scripted": 256}
+_DEFAULTS: Mapping[str, Mapping[str, int]] = {
+    "pocket": {"concurrency": 256, "cache_block": 16},
+    "transformers": {"concurrency": 64},
+    "scripted": {"concurrency": 256},
+    "vllm": {"concurrency": 256},
+}
+"""What is different by default, by scheme."""
 _VARIABLE = re.compile(r"[A-Za-z_][A-Za-z0-9_]{0,79}")
-_SECRET_NAMES = re.compile(r"(api[-_]?key|authorization|password|secret|bearer)", re.IGNORECASE)
 _MILLION = 1_000_000
 
 YamlSpec: TypeAlias = "str | dict[str, JsonValue]"
 
 
-class _Part(BaseModel):
-    # Errors never repeat the input: it might be a key put in the wrong place.
-    model_config = ConfigDict(extra="forbid", frozen=True, hide_input_in_errors=True)
-
-
-class Price(_Part):
+class Price(SpecPart):
     """US dollars per million tokens."""
 
     input: float = Field(default=0.0, ge=0)
@@ -56,8 +57,11 @@ class Price(_Part):
     """A generated token, those of reasoning included."""
 
 
-class Rates(_Part):
-    """The speed that nominal seconds assume; not a measurement.
+class Rates(SpecPart):
+    """The speed that nominal seconds assume; not a measurement. `benchmarks/rates.py` fits them to a machine.
+
+    The pass that reads a prompt also makes the first token of each completion, so that only the others count as
+    generated: a judge that says one token costs what reading costs.
 
     The defaults stand for a mid-size model on one accelerator, one request at a time. They only need to be the same
     for the pipelines that are compared; set them per model to what your server does.
@@ -71,7 +75,7 @@ class Rates(_Part):
     """Seconds added to every call."""
 
 
-class CapabilityOverrides(_Part):
+class CapabilityOverrides(SpecPart):
     """Capabilities that a user states for an endpoint; None leaves the backend's own answer."""
 
     n: bool | None = None
@@ -81,22 +85,26 @@ class CapabilityOverrides(_Part):
     structured: bool | None = None
 
 
-class ModelSpec(_Part):
+class ModelSpec(SpecPart):
     """One model of a pipeline. Validates from the short form (`openai:gpt-4o-mini`) and from a mapping.
 
     Use `ModelSpec.parse` for one-sentence errors; inside another pydantic model the plain field type works too.
     """
 
     model: str
-    """`scheme:name`, such as `pocket:small`, `openai:gpt-4o-mini`, `transformers:/path`, `scripted:echo`."""
+    """`scheme:name`, such as `pocket:small`, `openai:gpt-4o-mini`, `transformers:/path`, `vllm:/path`."""
     base_url: str | None = None
     """Where the endpoint is, up to and including `/v1`; None: the scheme's own default."""
     revision: str | None = None
     """A part of the fingerprint: change it when what the endpoint serves has changed."""
     price: Price | None = None
     rates: Rates = Rates()
+    cache_block: int = Field(default=64, ge=1, le=65_536)
+    """Characters of a prompt that a prefix cache keeps together, as nominal cost assumes: about vLLM's 16 tokens. 16 by
+    default for `pocket`, whose tokens are characters."""
     concurrency: int = Field(default=8, ge=1, le=4096)
-    """Calls in flight at once; 256 by default for `pocket` and `scripted`, 64 for `transformers`, which batch them."""
+    """Calls in flight at once; for what batches them more by default: 256 for `pocket`, `vllm` and `scripted`, 64 for
+    `transformers`."""
     timeout: float = Field(default=120.0, gt=0)
     """Seconds that one attempt may take."""
     retries: int = Field(default=5, ge=1, le=100)
@@ -104,8 +112,14 @@ class ModelSpec(_Part):
     key: str | None = None
     """The NAME of the environment variable with the key; None: OPENAI_API_KEY for api.openai.com, none elsewhere."""
     prefix: Literal["completions", "continue_final_message", "off"] = "off"
-    """How an OpenAI-compatible endpoint continues text: `/v1/completions` with a raw prompt (raw prefixes only), vLLM's
-    `continue_final_message` (open assistant turns; raw prefixes go to `/v1/completions`), or not at all."""
+    """How an OpenAI-compatible endpoint continues text: `/v1/completions` (raw prefixes, and with `tokenizer` open
+    assistant turns), vLLM's `continue_final_message` (open assistant turns; raw prefixes go to `/v1/completions`), or
+    not at all."""
+    tokenizer: str | None = None
+    """For `prefix: completions`: whose chat template and tokenizer turn what is to be continued into token ids, a
+    folder, `pocket:SIZE` or a name on the Hugging Face hub. What the endpoint serves must have the same."""
+    serve: Serve | None = None
+    """A server that is started for the model; see `Serve`. Takes the place of `base_url`."""
     max_tokens_field: Literal["max_tokens", "max_completion_tokens"] | None = None
     """How the endpoint calls the token limit; None: `max_completion_tokens` for api.openai.com, else `max_tokens`."""
     reject: tuple[Parameter, ...] = ()
@@ -119,10 +133,8 @@ class ModelSpec(_Part):
     def _short_form(cls, value: object) -> object:
         if isinstance(value, str):
             value = {"model": value}
-        if isinstance(value, Mapping) and "concurrency" not in value and isinstance(value.get("model"), str):
-            scheme = str(value["model"]).partition(":")[0]
-            if scheme in _LOCAL_CONCURRENCY:
-                return {**value, "concurrency": _LOCAL_CONCURRENCY[scheme]}
+        if isinstance(value, Mapping) and isinstance(value.get("model"), str):
+            return {**_DEFAULTS.get(str(value["model"]).partition(":")[0], {}), **value}
         return value
 
     @field_validator("model")
@@ -151,7 +163,7 @@ class ModelSpec(_Part):
     @field_validator("key")
     @classmethod
     def _variable_name(cls, value: str | None) -> str | None:
-        if value is not None and (not _VARIABLE.fullmatch(value) or _looks_like_key(value)):
+        if value is not None and (not _VARIABLE.fullmatch(value) or looks_like_key(value)):
             raise SetupError(
                 "`key` must be the name of an environment variable, such as OPENAI_API_KEY; "
                 "what stands there looks like a key itself (it is not repeated here)"
@@ -161,15 +173,24 @@ class ModelSpec(_Part):
     @field_validator("extra")
     @classmethod
     def _no_secrets(cls, value: dict[str, JsonValue]) -> dict[str, JsonValue]:
-        for name in value:
-            if _SECRET_NAMES.search(name):
-                raise SetupError(f"`extra` must not hold `{name}`; name an environment variable in `key` instead")
+        refuse_secrets("extra", value)
         return value
 
     @model_validator(mode="after")
     def _prefix_has_a_way(self) -> ModelSpec:
         if self.model.startswith("openai:") and self.capabilities.prefix and self.prefix == "off":
             raise ValueError("`capabilities: {prefix: true}` needs `prefix: completions` or `continue_final_message`")
+        return self
+
+    @model_validator(mode="after")
+    def _server_and_tokenizer_have_a_use(self) -> ModelSpec:
+        for name in ("serve", "tokenizer"):
+            if getattr(self, name) is not None and not self.model.startswith("openai:"):
+                raise ValueError(f"`{name}` is for `openai:` models only, not for `{self.model[:40]}`")
+        if self.serve is not None and self.base_url is not None:
+            raise ValueError("`base_url` and `serve` exclude each other: a server that is started has its own address")
+        if self.tokenizer is not None and self.prefix != "completions":
+            raise ValueError("`tokenizer` needs `prefix: completions`")
         return self
 
     @classmethod
@@ -232,7 +253,8 @@ class ModelSpec(_Part):
         """Nominal model seconds of a usage, by `rates`."""
         fresh_tokens = usage.prompt_tokens - usage.cached_tokens
         rates = self.rates
-        return usage.calls * rates.per_call + fresh_tokens / rates.prefill + usage.completion_tokens / rates.decode
+        decoded = max(0, usage.completion_tokens - usage.calls)
+        return usage.calls * rates.per_call + fresh_tokens / rates.prefill + decoded / rates.decode
 
     def with_prices(self, prices: Mapping[str, Price]) -> ModelSpec:
         """The spec with its price from a table, looked up by `model` and then by the bare name; its own price wins."""
@@ -240,7 +262,12 @@ class ModelSpec(_Part):
         return self if self.price is not None or found is None else self.model_copy(update={"price": found})
 
 
-_PARTS: dict[str, type[BaseModel]] = {"price": Price, "rates": Rates, "capabilities": CapabilityOverrides}
+_PARTS: dict[str, type[BaseModel]] = {
+    "price": Price,
+    "rates": Rates,
+    "capabilities": CapabilityOverrides,
+    "serve": Serve,
+}
 
 
 def load_prices(path: str | Path) -> dict[str, Price]:
@@ -273,13 +300,6 @@ def load_prices(path: str | Path) -> dict[str, Price]:
         except ValidationError as error:
             raise _spec_error(error, Price, place) from None
     return prices
-
-
-def _looks_like_key(value: str) -> bool:
-    """Vendors' prefixes, or a long mix of lower-case letters and digits, which no variable is called."""
-    if re.match(r"(sk|pk|hf|gsk|xai|key)[-_]", value):
-        return True
-    return len(value) >= 24 and "_" not in value and any(c.isdigit() for c in value) and any(c.islower() for c in value)
 
 
 def _placed(error: InferloomError, where: str | None) -> InferloomError:

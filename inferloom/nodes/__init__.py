@@ -11,6 +11,7 @@ from inferloom.nodes.fuse import Fuse
 from inferloom.nodes.generative_reward import GenerativeReward
 from inferloom.nodes.listwise import Listwise
 from inferloom.nodes.mcts import Mcts
+from inferloom.nodes.nudging import Nudging
 from inferloom.nodes.oracle import Oracle
 from inferloom.nodes.pairwise import Pairwise
 from inferloom.nodes.particle_filter import ParticleFilter
@@ -27,6 +28,8 @@ from inferloom.nodes.score import Score
 from inferloom.nodes.score_criteria import ScoreCriteria
 from inferloom.nodes.score_steps import ScoreSteps
 from inferloom.nodes.shuffle_choices import ShuffleChoices
+from inferloom.nodes.spec_reason import SpecReason
+from inferloom.nodes.speculative_thinking import SpeculativeThinking
 from inferloom.nodes.top_k import TopK
 from inferloom.nodes.unit_tests import UnitTests
 from inferloom.nodes.verify import Verify
@@ -44,6 +47,7 @@ __all__ = [
     "GenerativeReward",
     "Listwise",
     "Mcts",
+    "Nudging",
     "Oracle",
     "Pairwise",
     "ParticleFilter",
@@ -60,6 +64,8 @@ __all__ = [
     "ScoreCriteria",
     "ScoreSteps",
     "ShuffleChoices",
+    "SpecReason",
+    "SpeculativeThinking",
     "TopK",
     "UnitTests",
     "Verify",

@@ -100,6 +100,10 @@ class Node(ABC):
         """Capabilities that each of its models must have (names of `Capabilities` fields)."""
         return frozenset()
 
+    def needs_of(self, model: str) -> frozenset[str]:
+        """Capabilities that one of its models must have; override where its models do different things."""
+        return self.needs
+
     @abstractmethod
     def calls(self, candidates: int) -> tuple[int, int]:
         """The least and the most completions it draws when `candidates` come in."""

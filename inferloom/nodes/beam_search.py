@@ -15,7 +15,7 @@ from pydantic import Field
 from inferloom.core.protocols import NodeContext
 from inferloom.core.types import Json, NodeOutput, NodeState
 from inferloom.nodes.base import register_node
-from inferloom.nodes.stepping import Partial, StepSearch, Walk, WidthParams
+from inferloom.nodes.stepping import Partial, SearchWalk, StepSearch, WidthParams
 
 
 class BeamSearchParams(WidthParams):
@@ -49,7 +49,7 @@ class BeamSearch(StepSearch):
         return self.params.n if self.params.max_steps == 1 else 2 * self.params.n - 1
 
     async def run(self, state: NodeState, context: NodeContext) -> NodeOutput:
-        walk = Walk(self.params, state, context)
+        walk = SearchWalk(self.params, state, context)
         ended: list[Partial] = []
         beams = [Partial()] * self.params.n
         while beams and len(ended) < self.params.n and walk.refusal is None:

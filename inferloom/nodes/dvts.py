@@ -13,7 +13,7 @@ from __future__ import annotations
 from inferloom.core.protocols import NodeContext
 from inferloom.core.types import Json, NodeOutput, NodeState
 from inferloom.nodes.base import register_node
-from inferloom.nodes.stepping import Partial, StepSearch, Walk, WidthParams
+from inferloom.nodes.stepping import Partial, SearchWalk, StepSearch, WidthParams
 
 
 class DvtsParams(WidthParams):
@@ -42,7 +42,7 @@ class Dvts(StepSearch):
         return n if self.params.max_steps == 1 else n // width * (2 * width - 1)
 
     async def run(self, state: NodeState, context: NodeContext) -> NodeOutput:
-        walk = Walk(self.params, state, context)
+        walk = SearchWalk(self.params, state, context)
         width = self.params.width
         trees = [_Tree() for _ in range(self.params.n // width)]
         while walk.refusal is None and (growing := [tree for tree in trees if tree.tip is not None]):
@@ -62,7 +62,7 @@ class _Tree:
         self.ended: list[Partial] = []
         self.left: list[Partial] = []
 
-    def take(self, siblings: list[Partial], walk: Walk) -> None:
+    def take(self, siblings: list[Partial], walk: SearchWalk) -> None:
         """Choose among the tree's new steps."""
         self.ended += [part for part in siblings if part.end]
         self.left = [part for part in siblings if not part.end]

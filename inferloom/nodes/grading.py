@@ -19,19 +19,6 @@ _ALTERNATIVES = 20
 """Tokens asked for beside the digit: the ten digits need not be the ten likeliest. 20 is the most that servers give."""
 
 
-async def ask_grade(
-    text: str, model: str, state: NodeState, context: NodeContext, *, expected: bool, max_tokens: int
-) -> Completion:
-    """A judge's reply on a whole or partial solution; `read_grade` reads it."""
-    request = Request(
-        messages=converse(state, context, "score", {"candidate": text}),
-        temperature=0.0,
-        max_tokens=max_tokens,
-        logprobs=_ALTERNATIVES if expected else None,
-    )
-    return await ask(context, model, request)
-
-
 def read_grade(reply: Completion, context: NodeContext, *, expected: bool, role: str = "score") -> float:
     """The digit of a judge's reply as a grade from 0 to 1; 0 and the event `parse_failed` where there is none."""
     digit = expected_digit(reply) if expected else greedy_digit(reply.text)
@@ -45,21 +32,29 @@ Grades: TypeAlias = tuple[dict[str, float], BudgetExceededError | None]
 Grader: TypeAlias = Callable[[Iterable[str]], Awaitable[Grades]]
 
 
-def grader(state: NodeState, context: NodeContext, *, model: str, expected: bool, max_tokens: int) -> Grader:
+def grader(
+    state: NodeState, context: NodeContext, *, model: str, expected: bool, max_tokens: int, role: str = "score"
+) -> Grader:
     """What grades many texts at once, whole or partial solutions; equal texts are judged once.
 
     Texts that the budget left no room for are missing from the grades, and the refusal stands beside them.
     """
 
+    def request(text: str) -> Request:
+        return Request(
+            messages=converse(state, context, role, {"candidate": text}),
+            temperature=0.0,
+            max_tokens=max_tokens,
+            logprobs=_ALTERNATIVES if expected else None,
+        )
+
     async def grade(texts: Iterable[str]) -> Grades:
         different = list(dict.fromkeys(texts))
         if not different:
             return {}, None
-        replies, refusal = await gather(
-            ask_grade(text, model, state, context, expected=expected, max_tokens=max_tokens) for text in different
-        )
+        replies, refusal = await gather(ask(context, model, request(text)) for text in different)
         read = {
-            text: read_grade(reply, context, expected=expected)
+            text: read_grade(reply, context, expected=expected, role=role)
             for text, reply in zip(different, replies, strict=True)
             if reply is not None
         }

@@ -21,7 +21,7 @@ from pydantic import Field
 from inferloom.core.protocols import NodeContext
 from inferloom.core.types import Json, NodeOutput, NodeState
 from inferloom.nodes.base import register_node
-from inferloom.nodes.stepping import Partial, StepParams, StepSearch, Walk
+from inferloom.nodes.stepping import Partial, SearchWalk, StepParams, StepSearch
 from inferloom.nodes.tree import Branch, back_up, puct, uct, voted
 
 _EXPLORATION = {"puct": 1.25, "uct": 1.0}
@@ -92,7 +92,7 @@ class Mcts(StepSearch):
         return drawn + (self.params.width if self.params.max_steps > 1 else 0)
 
     async def run(self, state: NodeState, context: NodeContext) -> NodeOutput:
-        walk, root = Walk(self.params, state, context), Branch(Partial())
+        walk, root = SearchWalk(self.params, state, context), Branch(Partial())
         policy, value = _Policy(walk, self.params.width), _Value(walk, self.params)
         for _ in range(self.params.simulations):
             node = self._descend(root)
@@ -118,7 +118,7 @@ class Mcts(StepSearch):
             node = max(node.children, key=lambda child: (rule(child, visits, weight), child.prior))
         return node
 
-    async def _make_sure(self, root: Branch, walk: Walk, value: _Value) -> None:
+    async def _make_sure(self, root: Branch, walk: SearchWalk, value: _Value) -> None:
         """Play the best partial solution out where none ended."""
         nodes = list(root.below())
         leaves = [node for node in nodes if not node.part.end and not node.children]
@@ -129,7 +129,7 @@ class Mcts(StepSearch):
 class _Policy:
     """Draws the next steps of a partial solution."""
 
-    def __init__(self, walk: Walk, width: int) -> None:
+    def __init__(self, walk: SearchWalk, width: int) -> None:
         self._walk = walk
         self._width = width
 
@@ -147,7 +147,7 @@ class _Policy:
 class _Value:
     """Says what a partial solution is worth."""
 
-    def __init__(self, walk: Walk, params: MctsParams) -> None:
+    def __init__(self, walk: SearchWalk, params: MctsParams) -> None:
         self._walk = walk
         self._params = params
 

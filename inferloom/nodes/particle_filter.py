@@ -24,7 +24,7 @@ from pydantic import Field
 from inferloom.core.protocols import NodeContext
 from inferloom.core.types import Json, NodeOutput, NodeState
 from inferloom.nodes.base import register_node
-from inferloom.nodes.stepping import Partial, StepParams, StepSearch, Walk
+from inferloom.nodes.stepping import Partial, SearchWalk, StepParams, StepSearch
 
 
 class ParticleFilterParams(StepParams):
@@ -68,7 +68,7 @@ class ParticleFilter(StepSearch):
         return self.params.n + (1 if lost else 0)
 
     async def run(self, state: NodeState, context: NodeContext) -> NodeOutput:
-        walk = Walk(self.params, state, context)
+        walk = SearchWalk(self.params, state, context)
         pool = [Partial()] * self.params.n
         best: Partial | None = None
         while walk.refusal is None and (going := [place for place, part in enumerate(pool) if not part.end]):
@@ -82,7 +82,7 @@ class ParticleFilter(StepSearch):
             pool.append(best)
         return walk.output(walk.best_first(pool))
 
-    def _resampled(self, pool: list[Partial], walk: Walk, rng: Random) -> list[Partial]:
+    def _resampled(self, pool: list[Partial], walk: SearchWalk, rng: Random) -> list[Partial]:
         weights = softmax([logit(walk.score(part), self.params.clip) for part in pool])
         if self.params.ess < 1 and effective_size(weights) / len(pool) >= self.params.ess:
             return pool

@@ -23,7 +23,7 @@ from inferloom.core.protocols import NodeContext
 from inferloom.core.types import Candidate, Json, NodeOutput, NodeState
 from inferloom.nodes.base import Node, Params, Thing, register_node
 from inferloom.nodes.common import gather, incoming, scores_of
-from inferloom.nodes.grading import ask_grade, distinct, hand_on, read_grade
+from inferloom.nodes.grading import grader, hand_on
 from inferloom.nodes.sample import LOGPROB, MIN_LOGPROB
 from inferloom.nodes.scorers import SCORERS, call_scorer
 
@@ -136,16 +136,8 @@ class Score(Node):
         params = self.params
         assert params.model is not None  # the parameters have a model where the method is `judge`
         model = params.model
-        texts = [candidate.text for candidate in distinct(candidates)]
-        replies, refusal = await gather(
-            ask_grade(text, model, state, context, expected=params.expected, max_tokens=params.max_tokens)
-            for text in texts
-        )
-        grades = {
-            text: read_grade(reply, context, expected=params.expected)
-            for text, reply in zip(texts, replies, strict=True)
-            if reply
-        }
+        grade = grader(state, context, model=model, expected=params.expected, max_tokens=params.max_tokens)
+        grades, refusal = await grade(candidate.text for candidate in candidates)
         if refusal and not grades:
             raise refusal
         return hand_on(candidates, grades, self.score_name, context, refusal)

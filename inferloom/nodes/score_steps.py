@@ -31,8 +31,8 @@ from pydantic import Field
 from inferloom.core.protocols import NodeContext
 from inferloom.core.types import Json, NodeOutput, NodeState
 from inferloom.nodes.base import Node, Params, Thing, register_node
-from inferloom.nodes.common import gather, incoming
-from inferloom.nodes.grading import ask_grade, distinct, hand_on, read_grade
+from inferloom.nodes.common import incoming
+from inferloom.nodes.grading import distinct, grader, hand_on
 
 Aggregate = Literal["last", "min", "product", "mean", "clip", "delta"]
 Step = Literal["line", "paragraph"]
@@ -108,16 +108,8 @@ class ScoreSteps(Node):
         candidates = incoming(state, context)
         params = self.params
         prefixes = {candidate.text: self._prefixes(candidate.text) for candidate in distinct(candidates)}
-        asked = list(dict.fromkeys(prefix for needed in prefixes.values() for prefix in needed))
-        replies, refusal = await gather(
-            ask_grade(prefix, params.model, state, context, expected=params.expected, max_tokens=params.max_tokens)
-            for prefix in asked
-        )
-        grades = {
-            prefix: read_grade(reply, context, expected=params.expected)
-            for prefix, reply in zip(asked, replies, strict=True)
-            if reply
-        }
+        grade = grader(state, context, model=params.model, expected=params.expected, max_tokens=params.max_tokens)
+        grades, refusal = await grade(prefix for needed in prefixes.values() for prefix in needed)
         if refusal and not grades:
             raise refusal
         # A candidate of which the budget left some steps out has no score: part of its steps says too much good of it.

@@ -32,8 +32,8 @@ Aggregate: TypeAlias = Literal["last", "min", "product", "mean"]
 """How the scores of the steps become one. A plain sum is none of them: it pays for length."""
 
 
-class StepParams(Params):
-    """What every search over steps takes."""
+class WalkParams(Params):
+    """What every node that writes by steps takes."""
 
     model: str = Field(
         min_length=1, description="The model that writes the steps (needs `prefix`)", json_schema_extra={"model": True}
@@ -60,12 +60,6 @@ class StepParams(Params):
         0.8, ge=0, le=2, description="Sampling temperature", json_schema_extra={"search": [0.4, 0.6, 0.8, 1.0]}
     )
     top_p: float = Field(1.0, gt=0, le=1, description="Nucleus sampling: the share of probability drawn from")
-    aggregate: Aggregate = Field(
-        "last",
-        description="How the scores of a solution's steps become its score",
-        json_schema_extra={"search": ["last", "min", "product", "mean"]},
-    )
-    name: str = Field("step", min_length=1, description="The name of the score that the candidates get")
     expected: bool = Field(
         False,
         description="Use the judge's expected digit instead of its likeliest (needs the capability `logprobs`)",
@@ -73,6 +67,17 @@ class StepParams(Params):
     )
     judge_tokens: int = Field(16, ge=1, le=1_000_000, description="The judge's longest reply, in tokens")
     keep: bool = Field(False, description="Keep the candidates that came in, after the new ones")
+
+
+class StepParams(WalkParams):
+    """What every search over steps takes."""
+
+    aggregate: Aggregate = Field(
+        "last",
+        description="How the scores of a solution's steps become its score",
+        json_schema_extra={"search": ["last", "min", "product", "mean"]},
+    )
+    name: str = Field("step", min_length=1, description="The name of the score that the candidates get")
 
 
 class WidthParams(StepParams):
@@ -114,6 +119,8 @@ class Partial:
     """Whether the last step was."""
     completion: str = ""
     """The last step's place in the bank."""
+    sure: float | None = None
+    """The probability of the last step's least likely token, where it was asked for."""
 
     def grown(self, completion: Completion, separator: str, *, last_step: bool, max_tokens: int) -> Partial:
         """With one more step."""
@@ -126,6 +133,7 @@ class Partial:
             tokens=tokens,
             scores=self.scores,
             completion=completion.id,
+            sure=None if completion.min_logprob is None else math.exp(completion.min_logprob),
         )
         if complete or completion.finish_reason == "length":
             return replace(step, end="cut" if last_step or tokens >= max_tokens else "")
@@ -162,9 +170,10 @@ class Walk:
         params: Of the node.
         state: What the node reads.
         context: What the node may reach.
+        role: In which the judge is asked.
     """
 
-    def __init__(self, params: StepParams, state: NodeState, context: NodeContext) -> None:
+    def __init__(self, params: WalkParams, state: NodeState, context: NodeContext, role: str = "score") -> None:
         self.refusal: BudgetExceededError | None = None
         self._params = params
         self._state = state
@@ -176,33 +185,37 @@ class Walk:
             model=params.judge or params.model,
             expected=params.expected,
             max_tokens=params.judge_tokens,
+            role=role,
         )
         self._grades: dict[str, float] = {}
 
-    def score(self, part: Partial) -> float:
-        """The aggregated score of a partial solution."""
-        return aggregated(part, self._params.aggregate)
-
-    def best_first(self, parts: Iterable[Partial]) -> list[Partial]:
-        """By descending score, finished ones in front; ties keep their order."""
-        return sorted(parts, key=lambda part: (part.end != "finished", -self.score(part)))
-
-    async def step(self, parts: Sequence[Partial]) -> list[Partial]:
-        """Every partial solution with its next step, judged; without it where the budget refused."""
-        grown = await self.extend(parts)
-        return await self.judge([new or old for new, old in zip(grown, parts, strict=True)])
-
-    async def extend(self, parts: Sequence[Partial], *, to_the_end: bool = False) -> list[Partial | None]:
+    async def extend(
+        self,
+        parts: Sequence[Partial],
+        *,
+        model: str | None = None,
+        separator: str | None = None,
+        logprobs: int | None = None,
+        to_the_end: bool = False,
+    ) -> list[Partial | None]:
         """Draw a step, or all the rest, for each; None where the budget refused.
 
         Equal requests are asked as one with a larger n, so that their draws differ.
+
+        Args:
+            parts: What is continued.
+            model: Who writes; None: the node's `model`.
+            separator: What ends a step of this model; None: the node's `step`.
+            logprobs: As in a request; `sure` is known where they are asked for.
+            to_the_end: Whether all the rest is drawn.
         """
+        writer, separator = model or self._params.model, separator or self._params.step
         places: dict[tuple[Request, bool], list[int]] = {}
         for place, part in enumerate(parts):
             last_step = to_the_end or part.steps + 1 >= self._params.max_steps
-            places.setdefault((self._request(part, last_step), last_step), []).append(place)
+            places.setdefault((self._request(part, separator, last_step), last_step), []).append(place)
         drawn, _ = await gather(
-            draw(self._context, self._params.model, replace(request, n=len(where)))
+            draw(self._context, writer, replace(request, n=len(where), logprobs=logprobs))
             for (request, _), where in places.items()
         )
         grown: list[Partial | None] = [None] * len(parts)
@@ -211,7 +224,7 @@ class Walk:
             self.refusal = self.refusal or refusal
             for place, completion in zip(where, completions, strict=False):
                 grown[place] = parts[place].grown(
-                    completion, self._params.step, last_step=last_step, max_tokens=self._params.max_tokens
+                    completion, separator, last_step=last_step, max_tokens=self._params.max_tokens
                 )
         return grown
 
@@ -230,6 +243,55 @@ class Walk:
             for part in parts
         ]
 
+    def candidates(self, parts: Sequence[Partial]) -> list[Candidate]:
+        """The partial solutions as candidates of the node's `model`, in this order."""
+        pairs = [(self._params.model, self._completion(part)) for part in parts]
+        return candidates_of(self._context, pairs, taken=(candidate.id for candidate in self._state.candidates))
+
+    def hand_on(self, made: Iterable[Candidate]) -> NodeOutput:
+        """New candidates, with those that came in where they are to be kept, and why the run stops, if it does."""
+        kept = self._state.candidates if self._params.keep else ()
+        return NodeOutput(candidates=(*made, *kept), stopped=stop_reason(self._context, self.refusal))
+
+    @staticmethod
+    def _completion(part: Partial) -> Completion:
+        return Completion(
+            text=part.shown, finish_reason="stop" if part.end == "finished" else "length", id=part.completion
+        )
+
+    def _request(self, part: Partial, separator: str, last_step: bool) -> Request:
+        """The request for the next step of a partial solution, with n = 1."""
+        params = self._params
+        left = max(1, params.max_tokens - part.tokens)
+        return Request(
+            messages=open_turn(self._opening, part.text),
+            max_tokens=left if last_step else min(params.step_tokens, left),
+            temperature=params.temperature,
+            top_p=params.top_p,
+            stop=() if last_step else (separator,),
+        )
+
+
+class SearchWalk(Walk):
+    """The steps of a search, which goes by the scores of partial solutions."""
+
+    def __init__(self, params: StepParams, state: NodeState, context: NodeContext) -> None:
+        super().__init__(params, state, context)
+        self._search = params
+
+    def score(self, part: Partial) -> float:
+        """The aggregated score of a partial solution."""
+        return aggregated(part, self._search.aggregate)
+
+    def best_first(self, parts: Iterable[Partial]) -> list[Partial]:
+        """By descending score, finished ones in front; ties keep their order."""
+        return sorted(parts, key=lambda part: (part.end != "finished", -self.score(part)))
+
+    async def step(self, parts: Sequence[Partial]) -> list[Partial]:
+        """Every partial solution with its next step, judged; without it where the budget refused."""
+        grown = await self.extend(parts)
+        return await self.judge([new or old for new, old in zip(grown, parts, strict=True)])
+
     def output(self, parts: Sequence[Partial]) -> NodeOutput:
         """The partial solutions as candidates, in this order, and why the run stops, if it does.
 
@@ -243,40 +305,17 @@ class Walk:
                 chosen.append(part)
         if not chosen and self.refusal is not None:
             raise self.refusal
-        pairs = [(self._params.model, self._completion(part)) for part in chosen]
-        made = candidates_of(self._context, pairs, taken=(candidate.id for candidate in self._state.candidates))
-        kept = self._state.candidates if self._params.keep else ()
-        return NodeOutput(
-            candidates=(*(self._scored(one, part) for one, part in zip(made, chosen, strict=True)), *kept),
-            stopped=stop_reason(self._context, self.refusal),
-        )
+        made = self.candidates(chosen)
+        return self.hand_on(self._scored(one, part) for one, part in zip(made, chosen, strict=True))
 
     def _scored(self, candidate: Candidate, part: Partial) -> Candidate:
-        return candidate.with_score(self._params.name, self.score(part)) if part.judged else candidate
-
-    @staticmethod
-    def _completion(part: Partial) -> Completion:
-        return Completion(
-            text=part.shown, finish_reason="stop" if part.end == "finished" else "length", id=part.completion
-        )
-
-    def _request(self, part: Partial, last_step: bool) -> Request:
-        """The request for the next step of a partial solution, with n = 1."""
-        params = self._params
-        left = max(1, params.max_tokens - part.tokens)
-        return Request(
-            messages=open_turn(self._opening, part.text),
-            max_tokens=left if last_step else min(params.step_tokens, left),
-            temperature=params.temperature,
-            top_p=params.top_p,
-            stop=() if last_step else (params.step,),
-        )
+        return candidate.with_score(self._search.name, self.score(part)) if part.judged else candidate
 
 
-class StepSearch(Node):
-    """What the searches over steps are alike in."""
+class StepWriter(Node):
+    """What nodes that write by steps are alike in."""
 
-    params: StepParams
+    params: WalkParams
     static = False
 
     @abstractmethod
@@ -284,15 +323,14 @@ class StepSearch(Node):
         """The most candidates that it makes."""
 
     @property
-    def provides(self) -> frozenset[Thing]:
-        if self.params.keep:
-            return frozenset({"candidates"})
-        one = self.new_candidates() == 1
-        return frozenset({"candidates", "scores", "one"} if one else {"candidates", "scores"})
+    def writers(self) -> frozenset[str]:
+        """The models that go on from a text."""
+        return frozenset({self.params.model})
 
     @property
-    def scores_out(self) -> frozenset[str]:
-        return frozenset() if self.params.keep else frozenset({self.params.name})
+    def provides(self) -> frozenset[Thing]:
+        one = self.new_candidates() == 1 and not self.params.keep
+        return frozenset({"candidates", "one"} if one else {"candidates"})
 
     @property
     def drops(self) -> frozenset[Thing]:
@@ -301,12 +339,33 @@ class StepSearch(Node):
 
     @property
     def needs(self) -> frozenset[str]:
-        needed = {"prefix": self.params.max_steps > 1, "logprobs": self.params.expected}
+        return frozenset[str]().union(*(self.needs_of(model) for model in self.model_names))
+
+    def needs_of(self, model: str) -> frozenset[str]:
+        judges = model == (self.params.judge or self.params.model)
+        needed = {
+            "prefix": self.params.max_steps > 1 and model in self.writers,
+            "logprobs": self.params.expected and judges,
+        }
         return frozenset(name for name, is_needed in needed.items() if is_needed)
+
+    def candidates_out(self, candidates: int) -> int:
+        return self.new_candidates() + (candidates if self.params.keep else 0)
+
+
+class StepSearch(StepWriter):
+    """What the searches over steps are alike in besides."""
+
+    params: StepParams
+
+    @property
+    def provides(self) -> frozenset[Thing]:
+        return super().provides | (frozenset() if self.params.keep else frozenset({"scores"}))
+
+    @property
+    def scores_out(self) -> frozenset[str]:
+        return frozenset() if self.params.keep else frozenset({self.params.name})
 
     @property
     def roles(self) -> frozenset[str]:
         return frozenset({"solve", "score"})
-
-    def candidates_out(self, candidates: int) -> int:
-        return self.new_candidates() + (candidates if self.params.keep else 0)

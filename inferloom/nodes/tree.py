@@ -7,7 +7,7 @@ from collections.abc import Iterator
 from dataclasses import dataclass, field
 
 from inferloom.core.answers import extract_answer, normalise
-from inferloom.nodes.stepping import Partial, Walk
+from inferloom.nodes.stepping import Partial, SearchWalk
 
 _PUCT_BASE = 19652
 
@@ -68,7 +68,7 @@ def back_up(node: Branch, reward: float) -> None:
         up = up.parent
 
 
-def voted(root: Branch, walk: Walk) -> list[Partial]:
+def voted(root: Branch, walk: SearchWalk) -> list[Partial]:
     """The solutions that ended, those of the answer with the largest support first; then, at need, partial ones."""
     nodes = list(root.below())
     supporters: dict[str | None, dict[Branch, None]] = {}

@@ -166,7 +166,7 @@ def check_capabilities(spec: PipelineSpec, capabilities: Mapping[str, Capabiliti
     for step in spec.steps:
         for model in dict.fromkeys(step.node.model_names):
             there = capabilities[model].names()
-            missing = sorted(step.node.needs.difference(there))
+            missing = sorted(step.node.needs_of(model).difference(there))
             if missing:
                 wanted = " and ".join(f"`{name}`" for name in missing)
                 raise CapabilityError(

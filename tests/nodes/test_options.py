@@ -11,11 +11,11 @@ from typing import cast
 import pytest
 from pydantic import ValidationError
 
-from inferloom.core.types import Json, Request
+from inferloom.core.types import Completion, Json, Request, TokenLogprob
 from inferloom.nodes import reward_model
 from inferloom.nodes.base import NODES, Node
 from inferloom.nodes.describe import describe
-from inferloom.nodes.testing import FakeContext, NodeCase, make_state
+from inferloom.nodes.testing import FakeContext, NodeCase, Reply, make_state
 from tests.support.node_cases import FILES, VARIANTS, FakeRewarder
 
 TEXTS = ["step one\nstep two\nA: 0", "step one\nA: 1", "a longer way\nstep two\nA: 2", "A: 0"]
@@ -51,6 +51,16 @@ def same(model: str, request: Request, index: int) -> str:
     return "5\nA: 1"
 
 
+def cut(model: str, request: Request, index: int) -> Completion:
+    """What `varied` says, cut at its token limit."""
+    text = varied(model, request, index)
+    return Completion(text=text, finish_reason="length", logprobs=tuple(TokenLogprob(one, -0.5) for one in text))
+
+
+REPLIES: dict[str, list[Reply]] = {"nudging": [varied, same, cut]}
+"""For nodes that ask some models only where others were cut."""
+
+
 def others(name: str, field: str, now: Json) -> Iterator[Json]:
     """Other values that an option might take."""
     description = next(one for one in describe(name)["parameters"] if one["name"] == field)
@@ -72,7 +82,7 @@ def seen(node: Node, case: NodeCase) -> object:
     said = (node.requires, node.provides, node.needs, node.roles, [node.calls(n) for n in range(5)])
     state = replace(make_state(TEXTS), notes=("Addition comes first.", "Cats sleep.", "Sums are numbers."))
     done: list[object] = []
-    for reply in (varied, same):
+    for reply in REPLIES.get(case.name, [varied, same]):
         context = case.given(FakeContext(reply=reply, oracle=lambda candidate: float(candidate.answer == "1")))
         try:
             output: object = asyncio.run(node.run(state, context))

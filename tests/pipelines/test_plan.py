@@ -23,7 +23,7 @@ def test_calls_tokens_money_and_seconds_are_bounded() -> None:
     assert (sample.calls, critique.calls, vote.calls) == ((4, 4), (4, 4), (0, 0))
     assert (sample.at_most.prompt_tokens, sample.at_most.completion_tokens) == (800, 400)
     assert sample.at_most.usd == (800 * 1 + 400 * 2) / 1e6
-    assert sample.at_most.seconds == 800 / 1000 + 400 / 10
+    assert sample.at_most.seconds == 800 / 1000 + 396 / 10
     # Each review shows the question and one candidate of at most 100 tokens.
     assert (critique.at_most.prompt_tokens, critique.at_most.completion_tokens) == (4 * 300, 200)
     assert made.calls == (8, 8)

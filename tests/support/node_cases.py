@@ -13,6 +13,7 @@ FILES: dict[str, list[dict[str, Json]]] = {
     "examples.jsonl": [{"question": f"What is {n} + 3?", "answer": f"{n} + 3\nA: {n + 3}"} for n in range(8)],
     "documents.jsonl": [{"text": text} for text in ("Numbers add up.", "Cats sleep.", "Addition is a sum.")],
 }
+DIGITS: list[Json] = list("0123456789")
 
 
 @register_scorer("contract/short")
@@ -63,6 +64,35 @@ VARIANTS = [
     NodeCase("particle_filter", {"model": "small", "n": 3, "max_steps": 5, "resampling": "systematic", "ess": 0.5}),
     NodeCase("particle_filter", {"model": "small", "step": "\n\n", "ess": 0, "aggregate": "min", "keep": True}),
     NodeCase("particle_filter", {"model": "small", "n": 1, "max_steps": 1}),
+    NodeCase("speculative_thinking", {"draft": "small", "model": "large", "n": 3, "begin_tokens": 9, "keep": True}),
+    NodeCase(
+        "speculative_thinking",
+        {"draft": "small", "model": "large", "step": "\n", "positive": ["draw", *DIGITS], "max_segments": 5},
+    ),
+    NodeCase(
+        "speculative_thinking",
+        {
+            "draft": "small",
+            "model": "large",
+            "n": 2,
+            "step": "\n",
+            "choose": "disagreement",
+            "negative": ["draw", *DIGITS],
+            "negative_limit": 1,
+        },
+    ),
+    NodeCase(
+        "speculative_thinking",
+        {
+            "draft": "small",
+            "model": "large",
+            "step": "\n",
+            "choose": "disagreement",
+            "verify": ["draw", *DIGITS],
+            "max_segments": 4,
+        },
+    ),
+    NodeCase("nudging", {"nudger": "small", "model": "large", "threshold": 0.7, "max_rounds": 3, "keep": True}),
     NodeCase("vote", {"weight": "judge"}),
     NodeCase("score", {"method": "logprob"}),
     NodeCase("score", {"model": "large", "expected": True, "name": "grade"}),

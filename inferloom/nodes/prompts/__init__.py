@@ -15,7 +15,7 @@ Templates are Jinja in a sandbox. What models and users write reaches them only 
 from __future__ import annotations
 
 import re
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from functools import cache
 from pathlib import Path
@@ -87,7 +87,14 @@ class PromptPack:
             raise SpecError(f"role `{role}` of prompt pack `{self.name}` cannot be rendered: {error}") from error
 
 
-def add_role(name: str, values: Iterable[str], *, user: str, system: str | None = None) -> str:
+def add_role(
+    name: str,
+    values: Iterable[str],
+    *,
+    user: str,
+    system: str | None = None,
+    before: Sequence[tuple[Role, str]] = (),
+) -> str:
     """Add a role with its wording for general chat models; called where a node's module is imported.
 
     Args:
@@ -95,6 +102,7 @@ def add_role(name: str, values: Iterable[str], *, user: str, system: str | None 
         values: What its templates may use, `answer_instruction` besides.
         user: The template of the user's turn.
         system: The template of the system message.
+        before: Turns in front of the user's, with their templates.
 
     Returns:
         The name.
@@ -102,7 +110,7 @@ def add_role(name: str, values: Iterable[str], *, user: str, system: str | None 
     Raises:
         SetupError: The role is there already, with another wording.
     """
-    turns: tuple[tuple[Role, str], ...] = (("user", user),)
+    turns: tuple[tuple[Role, str], ...] = (*before, ("user", user))
     if system is not None:
         turns = (("system", system), *turns)
     if name in VALUES and _ADDED.get(name) != turns:
