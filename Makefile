@@ -6,7 +6,7 @@ STAMP := .venv/.stamp
 VLLM_STAMP := .venv-vllm/.stamp
 DEMO := demo
 
-.PHONY: help venv check format test test-vllm demo bench-overhead bench-techniques clean
+.PHONY: help venv check format test test-vllm demo bench-overhead bench-speculative bench-techniques clean
 
 help: ## Show this list
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / {printf "  make %-16s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
@@ -40,6 +40,9 @@ demo: $(STAMP) ## Search a small space of pipelines on the pocket models; report
 
 bench-techniques: $(STAMP) ## Every technique on the pocket suite, beside the baselines at equal cost; ARGS="--card" writes docs/techniques.md
 	$(BIN)/python benchmarks/techniques.py $(ARGS)
+
+bench-speculative: $(STAMP) ## Speculative reasoning with the pocket pair beside its controls; ARGS="--card" writes docs/speculative.md
+	$(BIN)/python benchmarks/speculative.py $(ARGS)
 
 bench-overhead: $(STAMP) ## CPU per node beside a bare LangGraph graph of the same shape
 	$(BIN)/python benchmarks/overhead.py

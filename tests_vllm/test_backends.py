@@ -132,10 +132,10 @@ async def test_the_engine_repeats_itself_by_seed_and_gives_up_cancelled_requests
 
 async def test_the_engine_holds_a_reply_to_a_schema(engine: Gateway, in_process: Models, items: list[Item]) -> None:
     backend = engine.model(ModelSpec.parse(in_process["small"])).backend
-    schema = '{"type": "object", "properties": {"digit": {"enum": [1, 2]}}, "required": ["digit"]}'
+    schema = '{"enum": [71, 82]}'  # an object would leave room for endless white space, which this model likes
     ask = Request(messages=(Message("user", items[0].question),), max_tokens=40, temperature=0, schema=schema)
     [made] = await backend.generate(ask, [1])
-    assert made.text.replace(" ", "").startswith('{"digit":')
+    assert made.text.strip() in ("71", "82")
 
 
 @pytest.mark.parametrize(

@@ -21,7 +21,7 @@ from inferloom.pipelines.run import Pipeline, RunResult
 from inferloom.store import Store
 from tests_vllm.conftest import entry, pipeline
 
-SAMPLES = 8
+SAMPLES = 32
 STEPS: Json = {"sample": {"model": "m", "n": SAMPLES, "max_tokens": 160}}
 
 

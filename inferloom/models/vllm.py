@@ -17,6 +17,7 @@ from __future__ import annotations
 
 import asyncio
 import gc
+import importlib
 import importlib.util
 import itertools
 import multiprocessing
@@ -202,7 +203,7 @@ class VllmBackend:
             if self._loop is None:
                 self._loop = asyncio.new_event_loop()
                 self._thread = threading.Thread(
-                    target=self._loop.run_forever, name=f"inferloom {self._where}", daemon=True
+                    target=_live, args=(self._loop,), name=f"inferloom {self._where}", daemon=True
                 )
                 self._thread.start()
             return self._loop
@@ -309,16 +310,29 @@ def open_vllm(rest: str, spec: ModelSpec) -> VllmBackend:
     return VllmBackend(rest, spec)
 
 
+def _live(loop: asyncio.AbstractEventLoop) -> None:
+    """The thread of an engine."""
+    # Libraries keep tracebacks of imports that failed, and with them every frame below: no engine may be in one.
+    with suppress(Exception), LOADING:
+        _prepare()
+    loop.run_forever()
+
+
+def _prepare() -> None:
+    for variable, value in _ENVIRONMENT.items():
+        os.environ.setdefault(variable, value)
+    importlib.import_module("vllm.v1.engine.async_llm")
+
+
 def _started(name: str, spec: ModelSpec) -> _Engine:
     """A new engine, on the running loop. One at a time: each measures the memory that is left.
 
     Raises:
         SetupError: The model or an engine argument is wrong.
     """
-    for variable, value in _ENVIRONMENT.items():
-        os.environ.setdefault(variable, value)
     with LOADING:
         try:
+            _prepare()
             from vllm.engine.arg_utils import AsyncEngineArgs
             from vllm.platforms import current_platform
             from vllm.v1.engine.async_llm import AsyncLLM
@@ -364,8 +378,7 @@ def _parameters(request: Request, seed: int, whole: bool) -> object:
         max_tokens=request.max_tokens,
         stop=[stop for stop in request.stop if stop],
         logprobs=request.logprobs,
-        # Small models go on with white space for ever where the grammar lets them.
-        structured_outputs=request.schema and StructuredOutputsParams(json=request.schema, disable_any_whitespace=True),
+        structured_outputs=StructuredOutputsParams(json=request.schema) if request.schema is not None else None,
         output_kind=RequestOutputKind.FINAL_ONLY if whole else RequestOutputKind.DELTA,
     )
 

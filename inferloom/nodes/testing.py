@@ -353,7 +353,7 @@ class NodeContract:
         )
         run(case.make(), state, context)
         for _, request in context.requests:
-            assert HOSTILE[0] in "".join(message.content for message in request.messages)
+            assert HOSTILE[0] in (request.prefix or "".join(message.content for message in request.messages))
 
     def test_an_exhausted_budget_keeps_what_was_received(self, case: NodeCase) -> None:
         node = case.make()

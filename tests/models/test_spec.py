@@ -52,6 +52,16 @@ specs = st.fixed_dictionaries(
         "capabilities": st.just({"n": False}),
     },
 )
+serves = st.fixed_dictionaries(
+    {"model": st.sampled_from(["pocket:large", "/a/folder", "org/name"])},
+    optional={
+        "args": st.just({"dtype": "float32", "enforce-eager": True, "stop": ["a", 1]}),
+        "env": st.dictionaries(st.sampled_from(["A_B", "C"]), st.one_of(st.integers(0, 9), st.just("x"))),
+        "log": st.just("a.log"),
+        "restart": st.booleans(),
+        "wait": st.floats(1, 900),
+    },
+)
 
 
 @given(specs)
@@ -60,6 +70,45 @@ def test_yaml_round_trip(value: dict[str, object]) -> None:
     written = spec.to_yaml()
     assert ModelSpec.parse(written) == spec
     assert ModelSpec.parse(written).to_yaml() == written
+
+
+@given(serves, st.sampled_from([{}, {"python": "/usr/bin/python3"}, {"command": ["llama-server", "-v"]}]))
+def test_a_server_to_start_round_trips(serve: dict[str, object], program: dict[str, object]) -> None:
+    given = {"model": "openai:x", "prefix": "completions", "tokenizer": "pocket:large", "serve": {**serve, **program}}
+    spec = ModelSpec.parse(given)
+    written = spec.to_yaml()
+    assert ModelSpec.parse(written) == spec
+    assert ModelSpec.parse(written).to_yaml() == written
+    assert set(written["serve"]) <= {*serve, *program}  # type: ignore[arg-type,index]  # a mapping: it has a server
+
+
+SERVE = {"model": "pocket:large"}
+
+
+@pytest.mark.parametrize(
+    ("value", "said"),
+    [
+        ({"serve": SERVE, "base_url": "http://h/v1"}, "`base_url` and `serve` exclude each other"),
+        ({"model": "pocket:small", "serve": SERVE}, "`serve` is for `openai:` models only, not for `pocket:small`"),
+        ({"model": "vllm:x", "prefix": "completions", "tokenizer": "a"}, "`tokenizer` is for `openai:` models only"),
+        ({"tokenizer": "pocket:large"}, "`tokenizer` needs `prefix: completions`"),
+        ({"serve": {}}, "p.yaml:3: serve.model: Field required"),
+        ({"serve": {**SERVE, "arg": {}}}, "unknown field `arg`; did you mean `args`?"),
+        ({"serve": {**SERVE, "args": {"port": 3}}}, "`port` in `args` is set by inferloom"),
+        ({"serve": {**SERVE, "args": {"served_model_name": "x"}}}, "is set by inferloom"),
+        ({"serve": {**SERVE, "args": {"--dtype": "x"}}}, "the name of an argument without its dashes"),
+        ({"serve": {**SERVE, "args": {"dtype": {"a": 1}}}}, "a text, a number, true, false or a list of those"),
+        ({"serve": {**SERVE, "env": {"A B": "x"}}}, "must be the name of an environment variable"),
+        ({"serve": {**SERVE, "env": {"A": True}}}, "`serve.env.A` should be a valid string, not True"),
+        ({"serve": {**SERVE, "python": "p", "command": ["c"]}}, "`python` and `command` exclude each other"),
+        ({"serve": {**SERVE, "wait": 0}}, "`serve.wait` should be greater than 0, not 0"),
+    ],
+)
+def test_mistakes_about_servers_and_tokenizers(value: dict[str, object], said: str) -> None:
+    with pytest.raises(SpecError) as caught:
+        ModelSpec.parse({"model": "openai:x", **value}, where="p.yaml:3")
+    assert said in str(caught.value)
+    assert str(caught.value).startswith("p.yaml:3")
 
 
 @pytest.mark.parametrize(
@@ -102,6 +151,12 @@ SECRET = "sk-proj-abcdef0123456789"
         {"model": "openai:x", "extra": {"api_key": SECRET}},
         {"model": "openai:x", "api_key": SECRET},
         {"model": "openai:x", "timeout": SECRET},
+        {"model": "openai:x", "serve": {"model": "m", "env": {"VLLM_API_KEY": SECRET}}},
+        {"model": "openai:x", "serve": {"model": "m", "env": {"HF_TOKEN": SECRET}}},
+        {"model": "openai:x", "serve": {"model": "m", "env": {"HARMLESS": SECRET}}},
+        {"model": "openai:x", "serve": {"model": "m", "args": {"api-key": SECRET}}},
+        {"model": "openai:x", "serve": {"model": "m", "command": ["x", f"--api-key={SECRET}"]}},
+        {"model": "openai:x", "serve": {"model": "m", "command": SECRET}},
     ],
 )
 def test_a_key_in_a_file_is_refused_and_not_repeated(value: dict[str, object]) -> None:

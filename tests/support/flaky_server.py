@@ -399,7 +399,8 @@ def _shut(connection: socket.socket) -> None:
 
 def _prompt_texts(body: Body) -> list[str]:
     if "prompt" in body:
-        return [body["prompt"]]
+        # Token ids count one by one.
+        return [body["prompt"] if isinstance(body["prompt"], str) else "x " * len(body["prompt"])]
     return [message["content"] for message in body.get("messages", [])]
 
 
