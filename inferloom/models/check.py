@@ -256,10 +256,13 @@ async def _prefix(session: _Session) -> tuple[Result, str]:
     if session.spec.scheme != "openai":
         return _continued((await session.ask(open_turn))[0].text, "an open assistant turn")
     worst: tuple[Result, str] = ("no", "the endpoint refuses both ways")
-    for mode, request, what in (
+    ways: list[tuple[Literal["continue_final_message", "completions"], Request, str]] = [
         ("continue_final_message", open_turn, "an open assistant turn"),
         ("completions", raw, "a raw prefix"),
-    ):
+    ]
+    if session.spec.tokenizer is not None:
+        ways = [("completions", open_turn, "an open assistant turn")]
+    for mode, request, what in ways:
         try:
             [made] = await session.ask(request, spec=session.known.model_copy(update={"prefix": mode}))
         except RequestRejectedError:

@@ -139,7 +139,7 @@ class OpenAIBackend:
         # A server that is started again has another port; what is left of the old connections is broken.
         if client is None or url != self._url:
             import httpx2
-            from openai import AsyncOpenAI
+            from openai import AsyncOpenAI, DefaultAsyncHttpx2Client
 
             connect = min(_CONNECT_SECONDS, self._spec.timeout / 2)
             client = AsyncOpenAI(
@@ -147,6 +147,8 @@ class OpenAIBackend:
                 base_url=self._url,
                 max_retries=0,
                 timeout=httpx2.Timeout(self._spec.timeout, connect=connect),
+                # A server that we started is on this machine; a proxy from the environment is not the way to it.
+                http_client=None if self._lease is None else DefaultAsyncHttpx2Client(trust_env=False),
             )
             self._clients[loop] = (self._url, client)
             if not self._official:
@@ -287,7 +289,7 @@ def _lease(model: str, spec: ModelSpec) -> Lease | None:
 
 
 def _prompter(spec: ModelSpec, where: str) -> LazyPrompter | None:
-    if spec.tokenizer is None:
+    if spec.tokenizer is None or spec.prefix != "completions":
         return None
     from inferloom.models._sources import LazyPrompter, local_folder, need_transformers
 

@@ -54,6 +54,16 @@ async def test_an_endpoint_that_can_do_everything() -> None:
     assert plain["probes"][0] == {"name": "reachable", "result": "ok", "detail": "the model answers"}
 
 
+async def test_with_a_tokenizer_the_open_turn_goes_to_completions() -> None:
+    pytest.importorskip("transformers")
+    with FlakyServer(answer=counting) as server:
+        report = await checked(server, prefix="completions", tokenizer="pocket:small")
+    assert report["prefix"].detail == "goes on from an open assistant turn (`prefix: completions`)"
+    assert report.suggested == {}
+    assert [type(entry.body["prompt"]) for entry in server.log if "prompt" in entry.body] == [list]
+    assert not [entry for entry in server.log if "continue_final_message" in entry.body]
+
+
 async def test_rejected_parameters_are_found_and_left_out_of_the_rest() -> None:
     with FlakyServer(answer=counting, rejects=["temperature", "top_p", "n", "max_tokens"]) as server:
         report = await checked(server)

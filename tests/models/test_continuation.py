@@ -19,7 +19,7 @@ from tests.support.flaky_server import FlakyServer
 
 pytest.importorskip("transformers")
 
-from transformers import AutoTokenizer  # noqa: E402
+from transformers import AutoTokenizer
 
 QUESTION = Message("user", "1 + 2 = ?")
 OPEN = Request(messages=(QUESTION, Message("assistant", "1 + 2 = ")), stop=("\n",), logprobs=2, max_tokens=9)

@@ -400,7 +400,7 @@ def _shut(connection: socket.socket) -> None:
 def _prompt_texts(body: Body) -> list[str]:
     if "prompt" in body:
         # Token ids count one by one.
-        return [body["prompt"] if isinstance(body["prompt"], str) else "x " * len(body["prompt"])]
+        return [body["prompt"] if isinstance(body["prompt"], str) else " ".join("x" * len(body["prompt"]))]
     return [message["content"] for message in body.get("messages", [])]
 
 
