@@ -13,7 +13,10 @@ TEST_FILE_LINES = 800
 FUNCTION_LINES = 80
 
 SOURCES = sorted(
-    path for folder in ("inferloom", "tests", "benchmarks") for path in (ROOT / folder).rglob("*.py") if path.is_file()
+    path
+    for folder in ("inferloom", "tests", "tests_vllm", "benchmarks")
+    for path in (ROOT / folder).rglob("*.py")
+    if path.is_file()
 )
 
 

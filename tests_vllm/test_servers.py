@@ -5,6 +5,9 @@ from __future__ import annotations
 import asyncio
 import os
 import signal
+import subprocess
+import sys
+import textwrap
 import time
 from pathlib import Path
 
@@ -19,7 +22,7 @@ from inferloom.models.served import servers
 from inferloom.models.spec import ModelSpec
 from inferloom.pipelines.run import Pipeline, RunResult
 from inferloom.store import Store
-from tests_vllm.conftest import entry, pipeline
+from tests_vllm.conftest import Models, entry, pipeline
 
 SAMPLES = 32
 STEPS: Json = {"sample": {"model": "m", "n": SAMPLES, "max_tokens": 160}}
@@ -89,6 +92,30 @@ async def test_a_killed_server_is_started_again(items: list[Item], tmp_path: Pat
     assert lost
     assert all("SIGKILL" in (call.error or "") for call in lost)
     assert received(store) == SAMPLES * len(items)
+
+
+def test_an_engine_in_a_killed_process_is_gone_too(in_process: Models) -> None:
+    program = f"""
+        import asyncio, multiprocessing, os, subprocess
+        from inferloom.core.types import Message, Request
+        from inferloom.models.backends import open_backend
+        from inferloom.models.spec import ModelSpec
+        backend = open_backend(ModelSpec.parse({in_process["small"]!r}))
+        asyncio.run(backend.generate(Request(messages=(Message("user", "1"),), max_tokens=2), [1]))
+        for process in multiprocessing.active_children():
+            own = subprocess.run(["ps", "-o", "pid=", "--ppid", str(process.pid)], stdout=subprocess.PIPE, text=True)
+            print(process.pid, own.stdout, flush=True)
+        os.kill(os.getpid(), 9)
+    """
+    done = subprocess.run(
+        [sys.executable, "-c", textwrap.dedent(program)], stdout=subprocess.PIPE, stderr=subprocess.DEVNULL, text=True
+    )
+    numbers = [int(number) for number in done.stdout.split()]
+    assert numbers
+    until = time.monotonic() + 10
+    while (left := [number for number in numbers if Path(f"/proc/{number}").exists()]) and time.monotonic() < until:
+        time.sleep(0.1)
+    assert left == []
 
 
 async def test_a_model_that_cannot_be_loaded_is_one_line(tmp_path: Path) -> None:

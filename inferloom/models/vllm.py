@@ -106,7 +106,7 @@ class _Guard:
     """
 
     def __init__(self, processes: Sequence[int]) -> None:
-        script = 'read -r _; kill -9 -- "$@" 2>/dev/null'
+        script = 'read -r _; kill -9 "$@" 2>/dev/null'
         self._shell = subprocess.Popen(
             ["/bin/sh", "-c", script, "sh", *map(str, processes)],
             stdin=subprocess.PIPE,
