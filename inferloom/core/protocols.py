@@ -7,6 +7,7 @@ from dataclasses import dataclass, fields
 from random import Random
 from typing import Literal, Protocol, TypeAlias
 
+from inferloom.core.memory import Memory
 from inferloom.core.types import Candidate, Completion, Json, Message, Request
 
 TokenSink: TypeAlias = Callable[[int, str], None]
@@ -144,6 +145,10 @@ class NodeContext(Protocol):
 
     async def embed(self, texts: Sequence[str]) -> list[tuple[float, ...]]:
         """A unit vector for each text, so that the product of two is their cosine."""
+        ...
+
+    def memory(self, name: str) -> Memory:
+        """A memory by its name; which one that is, and whether it may be written to, depends on the run."""
         ...
 
     def rows(self, path: str) -> Sequence[Mapping[str, Json]]:

@@ -10,6 +10,8 @@ from collections.abc import Iterable
 from dataclasses import dataclass, field, replace
 from typing import Literal, NotRequired, TypeAlias, TypedDict
 
+from inferloom.core.memory import Recalled
+
 Role = Literal["system", "user", "assistant"]
 FinishReason = Literal["stop", "length", "other"]
 
@@ -240,6 +242,8 @@ class NodeState:
     """Retrieved context and memory, a note each, put in front of the question by nodes that generate."""
     examples: tuple[tuple[str, str], ...] = ()
     """Solved examples (question, answer text), shown as earlier turns."""
+    recalled: tuple[Recalled, ...] = ()
+    """The entries of memories that stand in the notes and examples."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -249,5 +253,6 @@ class NodeOutput:
     candidates: tuple[Candidate, ...] | None = None
     notes: tuple[str, ...] | None = None
     examples: tuple[tuple[str, str], ...] | None = None
+    recalled: tuple[Recalled, ...] | None = None
     stopped: str | None = None
     """Why the run is to stop here with these candidates, the best so far (`budget`); None: go on."""

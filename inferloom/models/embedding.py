@@ -79,7 +79,12 @@ def default_embedder() -> Embedder:
         SetupError: Its package or key is missing; the message says what to install or set.
         UnknownNameError: No embedder has this name.
     """
-    return open_embedder(os.environ.get(VARIABLE, "").strip() or DEFAULT)
+    return open_embedder(embedder_choice())
+
+
+def embedder_choice() -> str:
+    """The value of `INFERLOOM_EMBEDDER`; where vectors are kept it names whose they are."""
+    return os.environ.get(VARIABLE, "").strip() or DEFAULT
 
 
 def open_embedder(choice: str) -> Embedder:

@@ -27,6 +27,7 @@ from pydantic import ValidationError
 from ruamel.yaml import YAML
 
 from inferloom.core.errors import BudgetExceededError, DataError, ModelError, UserError
+from inferloom.core.memory import Memory
 from inferloom.core.protocols import Oracle, Prompts, Sandbox, SandboxResult
 from inferloom.core.types import (
     Candidate,
@@ -140,6 +141,10 @@ class FakeContext:
         """Counts of letters, as unit vectors: texts with the same letters are near."""
         counts = [[1e-3 + text.lower().count(letter) for letter in string.ascii_lowercase] for text in texts]
         return [tuple(count / math.hypot(*row) for count in row) for row in counts]
+
+    def memory(self, name: str) -> Memory:
+        """No memory is there unless a test's context brings one."""
+        raise DataError("the context has no memories", where=name)
 
     def rows(self, path: str) -> Sequence[Mapping[str, Json]]:
         """The rows that the test put there."""

@@ -15,6 +15,7 @@ from collections.abc import Awaitable, Callable, Hashable, Mapping, Sequence
 from typing import TYPE_CHECKING, Annotated, Any, NotRequired, Protocol, TypeAlias, TypedDict
 
 from inferloom.core.errors import SetupError
+from inferloom.core.memory import Recalled
 from inferloom.core.types import Candidate, CandidateJson, Message, NodeOutput, NodeState, Usage
 from inferloom.pipelines.graph import Edge
 from inferloom.pipelines.spec import PipelineSpec, StepSpec
@@ -39,6 +40,8 @@ class Record(TypedDict):
     candidates: list[CandidateJson]
     notes: list[str]
     examples: list[list[str]]
+    recalled: NotRequired[list[list[str]]]
+    """(memory, entry) for every entry of a memory that was read on the way here."""
     count: int
     """How often the node has run."""
     fired: NotRequired[dict[str, int]]
@@ -325,6 +328,7 @@ async def _execute(step: StepSpec, state: State, incoming: Record, execute: Exec
         candidates=tuple([Candidate.from_json(candidate) for candidate in incoming["candidates"]]),
         notes=tuple(incoming["notes"]),
         examples=tuple([(question, answer) for question, answer in incoming["examples"]]),
+        recalled=tuple([Recalled(memory, entry) for memory, entry in incoming.get("recalled", ())]),
     )
     output = await execute(step, node_state)
     if output.candidates is not None:
@@ -333,6 +337,8 @@ async def _execute(step: StepSpec, state: State, incoming: Record, execute: Exec
         incoming["notes"] = list(output.notes)
     if output.examples is not None:
         incoming["examples"] = [[question, answer] for question, answer in output.examples]
+    if output.recalled is not None:
+        incoming["recalled"] = [list(one) for one in output.recalled]
     return incoming, output.stopped
 
 
@@ -364,7 +370,15 @@ def _joined(records: Sequence[Record]) -> Record:
     """What several nodes handed on, in their order. A candidate that came by two ways has what either way added."""
     if len(records) == 1:
         only = records[0]
-        return {"candidates": only["candidates"], "notes": only["notes"], "examples": only["examples"], "count": 0}
+        alone: Record = {
+            "candidates": only["candidates"],
+            "notes": only["notes"],
+            "examples": only["examples"],
+            "count": 0,
+        }
+        if "recalled" in only:
+            alone["recalled"] = only["recalled"]
+        return alone
     candidates: dict[str, CandidateJson] = {}
     for record in records:
         for candidate in record["candidates"]:
@@ -372,12 +386,16 @@ def _joined(records: Sequence[Record]) -> Record:
             candidates[candidate["id"]] = candidate if twin is None else _merged(twin, candidate)
     notes = dict.fromkeys(note for record in records for note in record["notes"])
     examples = {tuple(example): example for record in records for example in record["examples"]}
-    return {
+    joined: Record = {
         "candidates": list(candidates.values()),
         "notes": list(notes),
         "examples": list(examples.values()),
         "count": 0,
     }
+    recalled = {tuple(one): one for record in records for one in record.get("recalled", ())}
+    if recalled:
+        joined["recalled"] = list(recalled.values())
+    return joined
 
 
 def _merged(left: CandidateJson, right: CandidateJson) -> CandidateJson:

@@ -16,10 +16,11 @@ from contextvars import ContextVar
 from dataclasses import dataclass, field
 from pathlib import Path
 from random import Random
-from typing import TypedDict, TypeVar
+from typing import TYPE_CHECKING, TypedDict, TypeVar
 
 from inferloom.core.answers import votes_of
 from inferloom.core.errors import BudgetExceededError, InferloomError
+from inferloom.core.memory import Memory
 from inferloom.core.protocols import Oracle, Prompts, Sandbox
 from inferloom.core.types import Candidate, Completion, Json, Message, NodeOutput, NodeState, Request, Usage, total
 from inferloom.models.budget import Budget
@@ -29,6 +30,9 @@ from inferloom.pipelines.compile import CompiledGraph, compile_graph
 from inferloom.pipelines.rules import check_capabilities
 from inferloom.pipelines.spec import PipelineSpec, StepSpec
 from inferloom.store import CandidateRow, PipelineRow, Row, RunRow, StepRow, Store
+
+if TYPE_CHECKING:
+    from inferloom.memory.scope import MemoryScope
 
 T = TypeVar("T")
 
@@ -82,6 +86,7 @@ class RunOptions(TypedDict, total=False):
     item: str | None
     tag: str | None
     oracle: Oracle | None
+    memory: MemoryScope | None
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -102,7 +107,9 @@ class _Run:
     stream: str
     client: RunClient
     prompts: Prompts
+    store: Store
     oracle: Oracle | None = None
+    memory: MemoryScope | None = None
     rows: list[Row] = field(default_factory=list)
     events: asyncio.Queue[StreamEvent] | None = None
     executions: Counter[str] = field(default_factory=Counter)
@@ -155,6 +162,14 @@ class _Context:
         from inferloom.models.embedding import default_embedder
 
         return await default_embedder().embed(texts)
+
+    def memory(self, name: str) -> Memory:
+        from inferloom.memory.book import book_of
+        from inferloom.memory.scope import MemoryScope
+
+        run = self._run
+        scope = run.memory or MemoryScope()
+        return scope.memory(book_of(run.store), name, f"{run.stream}|{self.path}|{self._ordinal}", run.id)
 
     def rows(self, path: str) -> Sequence[Mapping[str, Json]]:
         from inferloom.core.rows import read_rows
@@ -260,6 +275,7 @@ class Pipeline:
         item: str | None = None,
         tag: str | None = None,
         oracle: Oracle | None = None,
+        memory: MemoryScope | None = None,
         events: asyncio.Queue[StreamEvent] | None = None,
     ) -> RunResult:
         """Answer one question.
@@ -275,6 +291,8 @@ class Pipeline:
             item: The data item that the question comes from.
             tag: Anything that helps to find the run again.
             oracle: Grades candidates against the right answer; only an evaluation has it, for nodes marked `oracle`.
+            memory: Which memories the names in the pipeline mean, and whether they are written to; None: those of the
+                default namespace, written to.
             events: Where events go while the run goes on.
 
         Raises:
@@ -293,7 +311,16 @@ class Pipeline:
             lanes=self._compiled.lanes,
             fresh=fresh,
         )
-        run = _Run(id=run_id, stream=stream, client=client, prompts=self._prompts, oracle=oracle, events=events)
+        run = _Run(
+            id=run_id,
+            stream=stream,
+            client=client,
+            prompts=self._prompts,
+            store=self.gateway.store,
+            oracle=oracle,
+            memory=memory,
+            events=events,
+        )
         asked = messages[-1].content if messages else ""
         row = RunRow(
             id=run_id,

@@ -16,6 +16,7 @@ from inferloom.store.bank import Bank
 from inferloom.store.engine import is_memory, open_engine, parse_url, place
 from inferloom.store.forget import forget
 from inferloom.store.ledger import Ledger
+from inferloom.store.memories import Memories
 from inferloom.store.rows import (
     Address,
     BankSize,
@@ -50,6 +51,7 @@ class Store:
         self._bank = Bank(access, self._writer)
         self._ledger = Ledger(access)
         self._studies = Studies(access)
+        self.memories = Memories(access, self._writer)
         # Runs on `close`, or when the store is dropped, or when Python ends: whatever was handed over is written.
         self._finish = weakref.finalize(self, _finish, self._writer, self._bank, engine)
 

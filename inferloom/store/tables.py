@@ -201,6 +201,86 @@ class TouchTable(Base):
     created: Mapped[float]
 
 
+class MemoryTable(Base):
+    """Memories."""
+
+    __tablename__ = "memories"
+    __table_args__ = (Index("ix_memories_name", "namespace", "name", unique=True),)
+
+    id: Mapped[str] = mapped_column(primary_key=True)
+    namespace: Mapped[str]
+    name: Mapped[str]
+    head: Mapped[int]
+    """The newest version; who writes the next one must have seen this one."""
+    parent: Mapped[str | None]
+    """The memory that it was forked from."""
+    parent_version: Mapped[int | None]
+    protocol: Mapped[str | None]
+    """How an evaluation wrote to it, as JSON; None for a memory of the user's own."""
+    created: Mapped[float]
+    updated: Mapped[float]
+
+
+class MemoryVersionTable(Base):
+    """Versions of memories; a row never changes."""
+
+    __tablename__ = "memory_versions"
+    __table_args__ = (Index("ix_memory_versions_source", "memory", "source", unique=True),)
+
+    memory: Mapped[str] = mapped_column(primary_key=True)
+    version: Mapped[int] = mapped_column(primary_key=True, autoincrement=False)
+    source: Mapped[str | None]
+    """What made it: the same source makes one version only."""
+    run: Mapped[str | None]
+    position: Mapped[int | None]
+    """The place in a stream of questions."""
+    action: Mapped[str]
+    entries: Mapped[int]
+    tokens: Mapped[int]
+    dropped: Mapped[int]
+    """Operations that were proposed and not applied."""
+    created: Mapped[float]
+
+
+class MemoryEntryTable(Base):
+    """Entries of memories: one row for each wording and state of counters, with the versions that it stands in."""
+
+    __tablename__ = "memory_entries"
+    __table_args__ = (
+        Index("ix_memory_entries_added", "memory", "added"),
+        Index("ix_memory_entries_removed", "memory", "removed"),
+    )
+
+    memory: Mapped[str] = mapped_column(primary_key=True)
+    entry: Mapped[str] = mapped_column(primary_key=True)
+    added: Mapped[int] = mapped_column(primary_key=True, autoincrement=False)
+    """The version that it stands in first."""
+    removed: Mapped[int | None]
+    """The first version that it stands in no more."""
+    kind: Mapped[str]
+    key: Mapped[str]
+    text: Mapped[str]
+    helpful: Mapped[int]
+    harmful: Mapped[int]
+    used: Mapped[int]
+    run: Mapped[str]
+    created: Mapped[float]
+    last_used: Mapped[float | None]
+    expires: Mapped[float | None]
+
+
+class VectorTable(Base):
+    """Embeddings by text."""
+
+    __tablename__ = "vectors"
+
+    hash: Mapped[str] = mapped_column(primary_key=True)
+    """32 hex digits that stand for the text."""
+    embedder: Mapped[str] = mapped_column(primary_key=True)
+    vector: Mapped[bytes]
+    """Little-endian 32-bit floats of a unit vector."""
+
+
 def table(entity: type[Base]) -> Table:
     """The table behind a mapped class."""
     found = entity.__table__

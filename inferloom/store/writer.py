@@ -295,9 +295,13 @@ def encode(rows: Iterable[Row]) -> list[tuple[type[Row], Parameters]]:
     return [(type(row), CODECS[type(row)].encode(row)) for row in rows]
 
 
+def clean_text(text: str) -> str:
+    """A text that every database can hold: lone surrogates and NUL become U+FFFD."""
+    return _UNSTORABLE.sub("\ufffd", text)
+
+
 def _clean(value: Scalar) -> Scalar:
-    """Text that every database can hold: lone surrogates and NUL become U+FFFD."""
-    return _UNSTORABLE.sub("\ufffd", value) if isinstance(value, str) else value
+    return clean_text(value) if isinstance(value, str) else value
 
 
 def _wake(batch: Iterable[Submission], outcome: str | Exception | None) -> None:

@@ -1,0 +1,240 @@
+"""Applying operations to a sheet: pure code, whoever proposed them.
+
+What an operation may do is fixed here and not in a prompt: entries that are not there are not changed, a new entry near
+an old one of its kind becomes that one, counters only go up by one, and the sheet stays under its limit. The delta
+operations follow ACE (arXiv 2510.04618), whose released merge applies additions only; here updates and deletions
+happen, the size is enforced, and de-duplication is always on.
+"""
+
+from __future__ import annotations
+
+import uuid
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field, replace
+
+from inferloom.core.memory import (
+    KINDS,
+    Add,
+    Delete,
+    Dropped,
+    Entry,
+    EntryKind,
+    Mark,
+    Operation,
+    Rewrite,
+    Update,
+)
+
+MOST_CHARACTERS = 20_000
+"""Of one entry's text; a longer one is no lesson."""
+MOST_KEY_CHARACTERS = 4_000
+
+Twin = Callable[[EntryKind, str, str], str | None]
+"""(kind, key, text) -> the id of an entry so near that it is the same; None where there is none."""
+
+
+@dataclass(slots=True)
+class Draft:
+    """A sheet while it is being changed."""
+
+    entries: dict[str, Entry]
+    version: int
+    """The version that `entries` are of."""
+    now: float
+    run: str = ""
+    written: dict[str, Entry] = field(default_factory=dict)
+    removed: list[str] = field(default_factory=list)
+    dropped: list[Dropped] = field(default_factory=list)
+    applied: int = 0
+    evicted: int = 0
+
+    @property
+    def tokens(self) -> int:
+        """The size of the sheet."""
+        return sum(entry.tokens for entry in self.entries.values())
+
+    def put(self, entry: Entry) -> None:
+        """An entry in a new state."""
+        self.entries[entry.id] = self.written[entry.id] = entry
+
+    def take(self, id: str) -> None:
+        """An entry out."""
+        del self.entries[id]
+        self.written.pop(id, None)
+        self.removed.append(id)
+
+    def drop(self, operation: Operation, reason: str) -> None:
+        """Count an operation that is not applied."""
+        self.dropped.append(Dropped(type(operation).__name__.lower(), reason))
+
+
+def apply(
+    entries: Mapping[str, Entry],
+    operations: Sequence[Operation],
+    *,
+    version: int,
+    now: float,
+    run: str = "",
+    limit: int | None = None,
+    twin: Twin = lambda kind, key, text: None,
+) -> Draft:
+    """A sheet after operations, in their order.
+
+    Args:
+        entries: The sheet, by id.
+        operations: What is to be done.
+        version: The version that the entries are of.
+        now: Unix seconds.
+        run: The run that the operations come from.
+        limit: The most tokens of the sheet.
+        twin: Finds an entry that is the same as a new one.
+    """
+    draft = Draft(dict(entries), version, now, run)
+    for operation in operations:
+        _APPLY[type(operation)](draft, operation, limit, twin)
+    if limit is not None:
+        _evict(draft, limit)
+    return draft
+
+
+def _add(draft: Draft, add: Add, limit: int | None, twin: Twin) -> None:
+    reason = _unfit(add.kind, add.key, add.text)
+    if reason:
+        draft.drop(add, reason)
+        return
+    entry = Entry(
+        id=uuid.uuid4().hex[:12],
+        kind=add.kind,
+        key=add.key,
+        text=add.text,
+        run=draft.run,
+        created=draft.now,
+        expires=add.expires,
+    )
+    if limit is not None and entry.tokens > limit:
+        draft.drop(add, f"larger than the whole limit of {limit} tokens")
+        return
+    same = draft.entries.get(twin(add.kind, add.key, add.text) or "")
+    if same is None:
+        draft.put(entry)
+    elif same.worth < 0:
+        # The old one did harm: the new one takes its place with counters of its own.
+        draft.put(replace(entry, id=same.id))
+    else:
+        draft.drop(add, f"the same as entry {same.id}")
+        return
+    draft.applied += 1
+
+
+def _update(draft: Draft, update: Update, limit: int | None, twin: Twin) -> None:
+    old = draft.entries.get(update.id)
+    if old is None:
+        draft.drop(update, f"no entry {update.id[:12]}")
+        return
+    key = old.key if update.key is None else update.key
+    text = old.text if update.text is None else update.text
+    reason = _unfit(old.kind, key, text)
+    if reason or (key, text) == (old.key, old.text):
+        draft.drop(update, reason or "changes nothing")
+        return
+    # What the old wording was worth says little of the new one; that it was used stays.
+    draft.put(replace(old, key=key, text=text, helpful=0, harmful=0))
+    draft.applied += 1
+
+
+def _delete(draft: Draft, delete: Delete, limit: int | None, twin: Twin) -> None:
+    if delete.id not in draft.entries:
+        draft.drop(delete, f"no entry {delete.id[:12]}")
+        return
+    draft.take(delete.id)
+    draft.applied += 1
+
+
+def _mark(draft: Draft, mark: Mark, limit: int | None, twin: Twin) -> None:
+    old = draft.entries.get(mark.id)
+    if old is None:
+        draft.drop(mark, f"no entry {mark.id[:12]}")
+        return
+    draft.put(
+        replace(
+            old,
+            used=old.used + 1,
+            helpful=old.helpful + (mark.verdict == "helpful"),
+            harmful=old.harmful + (mark.verdict == "harmful"),
+            last_used=draft.now,
+        )
+    )
+    draft.applied += 1
+
+
+def _rewrite(draft: Draft, rewrite: Rewrite, limit: int | None, twin: Twin) -> None:
+    old = next((entry for entry in draft.entries.values() if entry.kind == "sheet"), None)
+    new = Entry(
+        id=old.id if old else uuid.uuid4().hex[:12],
+        kind="sheet",
+        key="",
+        text=rewrite.text.strip(),
+        used=old.used if old else 0,
+        run=draft.run,
+        created=old.created if old else draft.now,
+        last_used=old.last_used if old else None,
+    )
+    if rewrite.version != draft.version:
+        draft.drop(rewrite, f"made from version {rewrite.version}, but {draft.version} is the newest")
+    elif not new.text:
+        draft.drop(rewrite, "empty")
+    elif limit is not None and new.tokens > limit:
+        draft.drop(rewrite, f"{new.tokens} tokens, above the limit of {limit}")
+    elif old is not None and new.text == old.text:
+        draft.drop(rewrite, "changes nothing")
+    else:
+        draft.put(new)
+        draft.applied += 1
+
+
+_APPLY: Mapping[type[Operation], Callable[..., None]] = {
+    Add: _add,
+    Update: _update,
+    Delete: _delete,
+    Mark: _mark,
+    Rewrite: _rewrite,
+}
+
+
+def _unfit(kind: EntryKind, key: str, text: str) -> str:
+    """Why an entry cannot be kept; empty where it can."""
+    if kind not in KINDS or kind == "sheet":
+        return f"kind `{kind}`"
+    if not text.strip():
+        return "empty"
+    if len(text) > MOST_CHARACTERS or len(key) > MOST_KEY_CHARACTERS:
+        return "too long"
+    return ""
+
+
+def _evict(draft: Draft, limit: int) -> None:
+    """Bring the sheet under its limit.
+
+    Who goes first: what did more harm than good, the worst first; then what nobody gained from so far, the oldest
+    first; what helped goes last, the least helpful and longest unused first.
+    """
+    size = draft.tokens
+    if size <= limit:
+        return
+    for entry in sorted(draft.entries.values(), key=_keeping):
+        if size <= limit:
+            break
+        if entry.kind != "sheet":
+            draft.take(entry.id)
+            draft.evicted += 1
+            size -= entry.tokens
+
+
+def _keeping(entry: Entry) -> tuple[int, int, float, str]:
+    """How much an entry is worth keeping; the smallest goes first."""
+    recent = entry.last_used or entry.created
+    if entry.worth < 0:
+        return 0, entry.worth, recent, entry.id
+    if entry.worth == 0:
+        return 1, 0, entry.created, entry.id
+    return 2, entry.worth, recent, entry.id

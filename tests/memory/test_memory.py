@@ -1,0 +1,157 @@
+"""Memories: what may be written, what the limit takes, versions that stay, writers that lose nothing."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+from inferloom.core.errors import UnknownNameError, UserError
+from inferloom.core.memory import Add, Delete, Entry, Mark, Rewrite, Rules, Update
+from inferloom.memory.applying import apply
+from inferloom.memory.book import MemoryBook
+from inferloom.memory.masking import mask
+from inferloom.memory.scope import MemoryScope
+from inferloom.store import Store
+
+
+class Letters:
+    """Embeds a text by its letters."""
+
+    async def embed(self, texts: list[str]) -> list[tuple[float, ...]]:
+        made = []
+        for text in texts:
+            counts = [1e-3 + text.lower().count(letter) for letter in "abcdefghijklmnopqrstuvwxyz0123456789"]
+            length = sum(count * count for count in counts) ** 0.5
+            made.append(tuple(count / length for count in counts))
+        return made
+
+
+@pytest.fixture
+def book(tmp_path: Path) -> Iterator[MemoryBook]:
+    with Store.open(str(tmp_path / "m.db")) as store:
+        yield MemoryBook(store, Letters(), "letters")  # type: ignore[arg-type]  # a list is a sequence here
+
+
+def entry(id: str, **more: object) -> Entry:
+    return Entry(id=id, kind="strategy", key=id, text="x" * 40, **more)  # type: ignore[arg-type]
+
+
+@pytest.mark.parametrize(
+    ("text", "kept"),
+    [
+        ("write to ann.b@example.org now", "write to [email] now"),
+        ("key sk-abcdefghijklmnop1234 end", "key [key] end"),
+        ("api_key = 'a1b2c3d4e5'", "api_key = [key]"),
+        ("pay 4111 1111 1111 1111 today", "pay [card] today"),
+        ("call +49 170 1234567 or", "call [phone] or"),
+    ],
+)
+def test_personal_data_is_masked(text: str, kept: str) -> None:
+    assert mask(text) == (kept, 1)
+
+
+@pytest.mark.parametrize(
+    "text", ["7$5=?\n3*7=21\n21+5=26\nA: 26", "99*6743=667557", "password: required", "1234567890"]
+)
+def test_sums_and_words_are_left_alone(text: str) -> None:
+    assert mask(text) == (text, 0)
+
+
+def test_the_limit_takes_harm_first_then_the_unproven_and_help_last() -> None:
+    sheet = {
+        "helped": entry("helped", helpful=3, created=1),
+        "harmed": entry("harmed", harmful=1, created=4),
+        "old": entry("old", created=2),
+        "new": entry("new", created=3),
+    }
+    size = sheet["helped"].tokens
+    for limit, left in ((3 * size, {"helped", "old", "new"}), (2 * size, {"helped", "new"}), (size, {"helped"})):
+        assert set(apply(sheet, [], version=1, now=9, limit=limit).entries) == left
+
+
+def test_operations_are_applied_by_code_and_what_does_not_fit_is_dropped() -> None:
+    sheet = {"a": entry("a", helpful=2), "b": entry("b")}
+    draft = apply(
+        sheet,
+        [Update("a", text="other"), Delete("b"), Mark("a", "harmful"), Mark("zz", "helpful"), Delete("zz")],
+        version=1,
+        now=9,
+    )
+    assert set(draft.entries) == {"a"}
+    assert (draft.entries["a"].text, draft.entries["a"].helpful, draft.entries["a"].harmful) == ("other", 0, 1)
+    assert (draft.applied, len(draft.dropped)) == (3, 2)
+    stale = apply(sheet, [Rewrite("whole", version=0)], version=1, now=9)
+    assert stale.entries == sheet and "newest" in stale.dropped[0].reason
+
+
+async def test_versions_stay_and_sources_count_once(book: MemoryBook) -> None:
+    sheet = book.open("sums")
+    first = await sheet.commit([Add("example", "1+1", "2")], Rules(), source="run|a|0")
+    again = await sheet.commit([Add("example", "9+9", "18")], Rules(), source="run|a|0")
+    assert (first.version, again.version, again.repeated) == (1, 1, True)
+    same = await sheet.commit([Add("example", "1+1", "2")], Rules())
+    assert same.applied == 0 and "the same as" in same.dropped[0].reason
+    [kept] = await sheet.entries()
+    await sheet.commit([Delete(kept.id)], Rules())
+    assert await sheet.entries() == [] and await sheet.entries(1) == [kept]
+    assert await book.roll_back(sheet, 1) == 3
+    assert await sheet.entries() == [kept]
+    with pytest.raises(UserError, match="from 0 to 3"):
+        await book.roll_back(sheet, 8)
+
+
+async def test_a_fork_goes_its_own_way_and_merges_back(book: MemoryBook) -> None:
+    sheet = book.open("main")
+    await sheet.commit([Add("strategy", "k", "common"), Add("strategy", "zzz", "gone")], Rules())
+    fork = book.fork(sheet, "try")
+    common, gone = sorted(await sheet.entries(), key=lambda entry: entry.text)
+    await fork.commit([Mark(common.id, "helpful"), Delete(gone.id), Add("mistake", "qq", "new")], Rules())
+    await sheet.commit([Mark(common.id, "helpful"), Mark(common.id, "harmful")], Rules())
+    await book.merge(sheet, fork)
+    found = {entry.text: (entry.helpful, entry.harmful) for entry in await sheet.entries()}
+    assert found == {"common": (2, 1), "new": (0, 0)}
+
+
+async def test_concurrent_writers_lose_nothing(tmp_path: Path) -> None:
+    url, rules = str(tmp_path / "w.db"), Rules(dedup=None)
+    stores = [Store.open(url) for _ in range(5)]
+    books = [MemoryBook(store, Letters(), "letters") for store in stores]  # type: ignore[arg-type]
+
+    async def write(number: int) -> None:
+        sheet = books[number % 5].open("shared")
+        await sheet.commit([Add("strategy", f"key {number}", f"text {number}")], rules, source=f"s{number}")
+
+    await asyncio.gather(*(write(number) for number in range(50)))
+    sheet = books[0].open("shared")
+    assert {entry.text for entry in await sheet.entries()} == {f"text {number}" for number in range(50)}
+    assert sorted(row.version for row in books[0].versions(sheet)) == list(range(51))
+    for store in stores:
+        store.close()
+
+
+async def test_nearest_and_forgetting(book: MemoryBook) -> None:
+    sheet = book.open("m")
+    await sheet.commit(
+        [Add("example", "aaaa", "1"), Add("example", "bbbb", "2 secret"), Add("mistake", "b", "3")], Rules()
+    )
+    assert [entry.text for entry, _ in await sheet.nearest("bbb", 1, kinds=("example",))] == ["2 secret"]
+    assert await book.forget("SECRET", [sheet]) == 1
+    assert [entry.text for entry, _ in await sheet.nearest("bbb", 1, kinds=("example",))] == ["1"]
+    assert all("secret" not in entry.text for entry in book.store.memories.every_state(sheet.id))
+    book.remove(sheet)
+    with pytest.raises(UnknownNameError):
+        book.open("m", create=False)
+
+
+async def test_scopes_frozen_reads_only_and_online_forks(book: MemoryBook) -> None:
+    await book.open("m").commit([Add("strategy", "k", "known")], Rules())
+    frozen = MemoryScope(protocol="frozen").memory(book, "m", "s", "r")
+    assert (await frozen.commit([Add("strategy", "q", "new")], Rules())).applied == 0
+    online = MemoryScope(protocol="online", fork="study/0/1")
+    await online.at(0).memory(book, "m", "s0", "r0").commit([Add("strategy", "q", "learned")], Rules(dedup=None))
+    assert len(await online.at(0).memory(book, "m", "again", "r").entries()) == 1
+    assert len(await online.at(1).memory(book, "m", "s1", "r1").entries()) == 2
+    assert [entry.text for entry in await book.open("m").entries()] == ["known"]
