@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import json
 import math
+import re
 from collections.abc import Awaitable, Callable, Sequence
 from dataclasses import dataclass, field, replace
 from typing import Literal, get_args
@@ -221,6 +222,8 @@ class _Session:
             fields["reject"] = [*self.rejected]
         if self.known.prefix != self.spec.prefix:
             fields["prefix"] = self.known.prefix
+        elif self.spec.prefix != "off" and any(one.name == "prefix" and one.result == "no" for one in probes):
+            fields["prefix"] = "off"
         lacking: dict[str, Json] = {
             probe.name: False
             for probe in probes
@@ -254,33 +257,50 @@ async def _prefix(session: _Session) -> tuple[Result, str]:
     raw = Request(prefix="1, 2, 3, 4,", max_tokens=_TOKENS, temperature=0)
     open_turn = Request(messages=_COUNT, max_tokens=_TOKENS, temperature=0)
     if session.spec.scheme != "openai":
-        return _continued((await session.ask(open_turn))[0].text, "an open assistant turn")
+        return await _continued(session, open_turn, None)
     worst: tuple[Result, str] = ("no", "the endpoint refuses both ways")
-    ways: list[tuple[Literal["continue_final_message", "completions"], Request, str]] = [
-        ("continue_final_message", open_turn, "an open assistant turn"),
-        ("completions", raw, "a raw prefix"),
+    ways: list[tuple[Literal["continue_final_message", "completions"], Request]] = [
+        ("continue_final_message", open_turn),
+        ("completions", raw),
     ]
     if session.spec.tokenizer is not None:
-        ways = [("completions", open_turn, "an open assistant turn")]
-    for mode, request, what in ways:
+        ways = [("completions", open_turn)]
+    for mode, request in ways:
+        spec = session.known.model_copy(update={"prefix": mode})
         try:
-            [made] = await session.ask(request, spec=session.known.model_copy(update={"prefix": mode}))
+            worst = await _continued(session, request, spec)
         except RequestRejectedError:
             continue
-        worst = _continued(made.text, what)
         if worst[0] == "ok":
-            session.known = session.known.model_copy(update={"prefix": mode})
+            session.known = spec
             return "ok", f"{worst[1]} (`prefix: {mode}`)"
     return worst
 
 
-def _continued(text: str, what: str) -> tuple[Result, str]:
-    start = text.strip()
+async def _continued(session: _Session, request: Request, spec: ModelSpec | None) -> tuple[Result, str]:
+    """Whether it goes on counting, or, of a model that does not count, with half of an answer of its own."""
+    what = "an open assistant turn" if request.messages else "a raw prefix"
+    goes_on, anew = f"goes on from {what}", f"starts anew instead of going on from {what}"
+    start = (await session.ask(request, spec=spec))[0].text.strip()
     if start.startswith("5"):
-        return "ok", f"goes on from {what}"
+        return "ok", goes_on
     if start.startswith("1"):
-        return "no", f"starts anew instead of going on from {what}"
+        return "no", anew
+    if request.messages:
+        whole = (await session.ask(replace(request, messages=_COUNT[:1]), spec=spec))[0].text
+        if half := _half(whole):
+            rest = whole[len(half) :]
+            opened = (*_COUNT[:1], Message("assistant", half))
+            said = (await session.ask(replace(request, messages=opened), spec=spec))[0].text
+            if said.startswith(rest) != said.startswith(half):
+                return ("ok", goes_on) if said.startswith(rest) else ("no", anew)
     return "unknown", f"cannot tell from `{start[:20]}` whether it goes on from {what}"
+
+
+def _half(text: str) -> str:
+    """About the first half, up to the end of a word: templates may trim a turn, and words are tokens."""
+    words = re.match(r".*\S(?=\s)", text[: len(text) // 2 + 1], re.DOTALL)
+    return words[0] if words else text[: len(text) // 2].rstrip()
 
 
 async def _seed(session: _Session) -> tuple[Result, str]:

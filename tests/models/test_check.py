@@ -64,6 +64,42 @@ async def test_with_a_tokenizer_the_open_turn_goes_to_completions() -> None:
     assert not [entry for entry in server.log if "continue_final_message" in entry.body]
 
 
+def rambling(body: dict[str, Any], goes_on: bool) -> str:
+    """Never counts; asked to go on, ends its one sentence or begins it anew."""
+    sentence = "the cat sat on the mat"
+    messages = body.get("messages", [])
+    opened = messages[-1]["content"] if messages and messages[-1]["role"] == "assistant" else ""
+    return sentence.removeprefix(opened) if goes_on else sentence
+
+
+@pytest.mark.parametrize(
+    ("goes_on", "result", "said"),
+    [
+        (True, "ok", "goes on from an open assistant turn (`prefix: continue_final_message`)"),
+        (False, "no", "starts anew instead of going on from an open assistant turn"),
+    ],
+)
+async def test_a_model_that_cannot_count_is_tried_with_half_of_its_own_answer(
+    goes_on: bool, result: str, said: str
+) -> None:
+    fields = {"prefix": "continue_final_message"}
+    with FlakyServer(answer=lambda body, seed, index: rambling(body, goes_on), rejects=["prompt"]) as server:
+        report = await checked(server, **fields)
+    assert (report["prefix"].result, report["prefix"].detail) == (result, said)
+    assert report.suggested == ({} if goes_on else {"prefix": "off"})
+
+
+async def test_a_server_that_drops_the_open_turn_starts_anew() -> None:
+    def answer(body: dict[str, Any], seed: int, index: int) -> str:
+        return "1, 2, 3" if body.get("continue_final_message") else counting(body, seed, index)
+
+    with FlakyServer(answer=answer) as server:
+        report = await checked(server)
+    # A raw prefix is what is left.
+    assert report["prefix"].detail == "goes on from a raw prefix (`prefix: completions`)"
+    assert report.suggested == {"prefix": "completions"}
+
+
 async def test_rejected_parameters_are_found_and_left_out_of_the_rest() -> None:
     with FlakyServer(answer=counting, rejects=["temperature", "top_p", "n", "max_tokens"]) as server:
         report = await checked(server)
@@ -92,6 +128,7 @@ async def test_an_endpoint_that_ignores_what_it_cannot_do() -> None:
     assert results(report)["structured"] == "no"
     assert results(report)["logprobs"] == "no"
     assert results(report)["prefix"] == "unknown"
+    assert "cannot tell from `first" in report["prefix"].detail
     assert report.suggested["capabilities"] == {"n": False, "logprobs": False, "seed": False, "structured": False}
 
 
