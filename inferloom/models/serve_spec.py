@@ -33,6 +33,7 @@ _NEUTRAL = frozenset(
         "disable-log-stats",
         "enable-log-requests",
         "enable-prefix-caching",
+        "enable-prompt-tokens-details",
         "enforce-eager",
         "gpu-memory-utilization",
         "kv-cache-memory-bytes",

@@ -46,7 +46,8 @@ _NOTICE_SECONDS = 2.0
 """How long after a broken connection we look whether the server died of it."""
 _QUIET = {"VLLM_NO_USAGE_STATS": "1", "DO_NOT_TRACK": "1"}
 _TAIL_BYTES = 200_000
-_VLLM = ("-m", "vllm.entrypoints.openai.api_server")
+_VLLM = ("-m", "vllm.entrypoints.openai.api_server", "--enable-prompt-tokens-details")
+"""The switch makes it say how much of a prompt its cache held, for the ledger."""
 _LAUNCHER = """
 import ctypes, os, sys
 parent = int(sys.argv[1])
