@@ -13,11 +13,12 @@ from typing import Literal
 
 from pydantic import BaseModel, ConfigDict, Field, model_validator
 
+from inferloom.core.digest import digest
 from inferloom.core.errors import DataError, nearest
 from inferloom.core.rows import Row, placed_rows, text_of
 from inferloom.core.types import Json
 from inferloom.evaluation.graders import Grader, GraderSpec, make_grader
-from inferloom.evaluation.item import Item, digest
+from inferloom.evaluation.item import Item
 from inferloom.evaluation.procedural import make_items, procedural_families
 
 FieldName = Literal["question", "answer", "id", "notes", "examples", "options"]
@@ -110,7 +111,7 @@ def _from_file(
         item = _item(row, fields, needs_answer, place)
         if not item.id:
             # Rows without an id are known by their content; the second of two equal rows gets its own name.
-            key = digest("\0".join((" ".join(item.question.split()), *item.notes)))
+            key = digest("\0".join((" ".join(item.question.split()), *item.notes)), 8)
             seen[key] = seen.get(key, 0) + 1
             item = replace(item, id=key if seen[key] == 1 else f"{key}-{seen[key]}")
         yield place, item

@@ -2,12 +2,12 @@
 
 from __future__ import annotations
 
-import hashlib
 import re
 import unicodedata
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 
+from inferloom.core.digest import digest
 from inferloom.core.types import Json
 
 _TOKEN = re.compile(r"\d+(?:[.,]\d+)*|[^\W\d_]+|[-+*/^=<>#@&%$~|](?=\s*\d)")
@@ -31,7 +31,7 @@ class Item:
     @property
     def group(self) -> str:
         """The hash under which items that ask the same thing stay together in a split."""
-        return digest(normalise_question(self.question))
+        return digest(normalise_question(self.question), 8)
 
 
 def normalise_question(question: str) -> str:
@@ -41,8 +41,3 @@ def normalise_question(question: str) -> str:
     """
     text = unicodedata.normalize("NFKC", question).casefold()
     return " ".join(_TOKEN.findall(text)) or " ".join(text.split())
-
-
-def digest(text: str) -> str:
-    """16 hex digits that stand for a text."""
-    return hashlib.blake2b(text.encode("utf-8", "surrogatepass"), digest_size=8).hexdigest()

@@ -6,7 +6,6 @@ and the order of the file never matters. Touches of a test split are recorded by
 
 from __future__ import annotations
 
-import hashlib
 from collections.abc import Sequence
 from dataclasses import dataclass
 from itertools import groupby
@@ -14,6 +13,7 @@ from typing import Literal
 
 from pydantic import BaseModel, ConfigDict, Field, model_validator
 
+from inferloom.core.digest import digest
 from inferloom.core.errors import DataError
 from inferloom.evaluation.item import Item, normalise_question
 
@@ -68,8 +68,7 @@ class Splits:
 def position(question: str, salt: str = "") -> float:
     """Where a question falls, from 0 up to 1, evenly: the same for the same normalised question and salt."""
     text = f"{salt}\0{normalise_question(question)}"
-    head = hashlib.blake2b(text.encode("utf-8", "surrogatepass"), digest_size=7).digest()
-    return (int.from_bytes(head, "big") >> 3) / 2**53
+    return (int(digest(text, 7), 16) >> 3) / 2**53
 
 
 def split_items(items: Sequence[Item], spec: SplitSpec, *, name: str = "the data set") -> Splits:

@@ -12,10 +12,11 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import Literal
 
+from inferloom.core.digest import digest
 from inferloom.core.errors import UnknownNameError, UserError
 from inferloom.core.memory import Entry
 from inferloom.memory.sheet import Cheatsheet
-from inferloom.memory.vectors import Vectors, searched_text, text_hash
+from inferloom.memory.vectors import Vectors, searched_text
 from inferloom.models.embedding import Embedder
 from inferloom.store import Store
 from inferloom.store.memories import MemoryRow, VersionRow
@@ -183,7 +184,7 @@ class MemoryBook:
         with self._guard:
             self._names.pop((sheet.row.namespace, sheet.row.name), None)
             self._open.pop(sheet.id, None)
-        texts = {text_hash(searched_text(entry)) for entry in self.store.memories.every_state(sheet.id)}
+        texts = {digest(searched_text(entry)) for entry in self.store.memories.every_state(sheet.id)}
         self.store.memories.remove(sheet.id, sorted(texts))
 
     async def forget(self, text: str, sheets: Sequence[Cheatsheet]) -> int:
@@ -201,7 +202,7 @@ class MemoryBook:
             if doomed:
                 # The whole entry goes, with its other wordings.
                 ids = {entry.id for entry in doomed}
-                hashes = {text_hash(searched_text(entry)) for entry in states if entry.id in ids}
+                hashes = {digest(searched_text(entry)) for entry in states if entry.id in ids}
                 self.store.memories.purge(sheet.id, sorted(ids), sorted(hashes))
                 sheet.reload()
                 count += len(ids)
@@ -212,7 +213,7 @@ class MemoryBook:
         states = self.store.memories.every_state(sheet.id)
         latest = {entry.id: entry for entry in states if entry.expires is not None and entry.expires <= now}
         if latest:
-            hashes = {text_hash(searched_text(entry)) for entry in states if entry.id in latest}
+            hashes = {digest(searched_text(entry)) for entry in states if entry.id in latest}
             self.store.memories.purge(sheet.id, sorted(latest), sorted(hashes))
             sheet.reload()
         return len(latest)
@@ -260,7 +261,7 @@ def merged(
             if (root is not None and _words(root) == _words(own)) or resolution == "theirs":
                 took = replace(own, key=other.key, text=other.text)
             elif resolution == "both":
-                written.append(replace(other, id=text_hash(f"{id}|{other.key}|{other.text}")[:12]))
+                written.append(replace(other, id=digest(f"{id}|{other.key}|{other.text}")[:12]))
         gained = _gains(took, root, other)
         if gained != own:
             written.append(gained)

@@ -3,12 +3,12 @@
 from __future__ import annotations
 
 import asyncio
-import hashlib
 from collections.abc import Sequence
 from typing import TYPE_CHECKING
 
 import numpy as np
 
+from inferloom.core.digest import digest
 from inferloom.core.memory import Entry
 from inferloom.models.embedding import Embedder, default_embedder, embedder_choice
 from inferloom.store import Store
@@ -30,11 +30,6 @@ def searched(kind: str, key: str, text: str) -> str:
     return key if kind == "example" else f"{key}\n{text}".strip()
 
 
-def text_hash(text: str) -> str:
-    """32 hex digits that stand for a text."""
-    return hashlib.blake2b(text.encode("utf-8", "surrogatepass"), digest_size=16).hexdigest()
-
-
 class Vectors:
     """Unit vectors of texts, from the database where they are there.
 
@@ -51,7 +46,7 @@ class Vectors:
 
     async def of(self, texts: Sequence[str]) -> list[NDArray[float32]]:
         """A unit vector for each text, each of the shape (dimensions,)."""
-        hashes = [text_hash(text) for text in texts]
+        hashes = [digest(text) for text in texts]
         distinct = dict(zip(hashes, texts, strict=True))
         found = await asyncio.to_thread(self._store.memories.vectors, self.name, list(distinct))
         missing = [hash for hash in distinct if hash not in found]

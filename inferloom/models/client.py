@@ -19,6 +19,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from weakref import WeakKeyDictionary
 
+from inferloom.core.digest import digest
 from inferloom.core.errors import BadResponseError, ModelError, Outcome, StorageError
 from inferloom.core.protocols import Backend, TokenSink
 from inferloom.core.types import Completion, Request, Usage
@@ -53,7 +54,7 @@ def request_body(request: Request) -> str:
 
 def request_hash(body: str) -> str:
     """32 hex digits that stand for a request body."""
-    return hashlib.blake2b(body.encode(errors="surrogatepass"), digest_size=16).hexdigest()
+    return digest(body)
 
 
 def draw_seed(address: Address, index: int) -> int:

@@ -6,7 +6,6 @@ true/false, null, lists and mappings with text keys. Tags, merge keys and infini
 
 from __future__ import annotations
 
-import hashlib
 import json
 import math
 import re
@@ -15,6 +14,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, TypeAlias
 
+from inferloom.core.digest import digest
 from inferloom.core.errors import SpecError, nearest
 from inferloom.core.types import Json
 
@@ -88,7 +88,7 @@ def load_document(source: str | Path, *, name: str | None = None) -> Document:
 def content_hash(data: Json) -> str:
     """32 hex digits that stand for the content: the hash of its canonical JSON (sorted keys)."""
     text = json.dumps(data, sort_keys=True, separators=(",", ":"), ensure_ascii=False, allow_nan=False)
-    return hashlib.blake2b(text.encode("utf-8", "surrogatepass"), digest_size=16).hexdigest()
+    return digest(text)
 
 
 def dump(data: Json) -> str:

@@ -5,10 +5,10 @@ Times are Unix seconds. Hashes are lower-case hex digits.
 
 from __future__ import annotations
 
-import hashlib
 from dataclasses import dataclass, field
 from typing import Literal, NamedTuple, TypeAlias
 
+from inferloom.core.digest import digest
 from inferloom.core.errors import Outcome
 from inferloom.core.types import Candidate, Completion, Usage
 
@@ -30,8 +30,7 @@ class Address:
 
     def __post_init__(self) -> None:
         text = f"{self.stream}\x1f{self.fingerprint}\x1f{self.request}"
-        key = hashlib.blake2b(text.encode("utf-8", "surrogatepass"), digest_size=16).hexdigest()
-        object.__setattr__(self, "key", key)
+        object.__setattr__(self, "key", digest(text))
 
     def completion_id(self, index: int) -> str:
         """The id of the index-th draw, by which `Store.completion` finds it again."""
