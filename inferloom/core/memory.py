@@ -6,7 +6,7 @@ A memory is a named, versioned sheet of entries. Operations are data; code appli
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from typing import Literal, NamedTuple, Protocol, TypeAlias, get_args
 
 EntryKind = Literal["strategy", "example", "snippet", "mistake", "sheet"]
@@ -179,24 +179,3 @@ class Memory(Protocol):
 def tokens_of(text: str) -> int:
     """About how many tokens a text has: one for every four characters."""
     return -(-len(text) // CHARACTERS_PER_TOKEN)
-
-
-@dataclass(frozen=True, slots=True)
-class Budgeted:
-    """Entries that fit a number of tokens, and how many did not."""
-
-    entries: list[Entry] = field(default_factory=list)
-    left_out: int = 0
-
-
-def within(entries: Sequence[Entry], limit: int | None) -> Budgeted:
-    """The first entries that fit together into `limit` tokens; one too large does not stop a smaller one behind it."""
-    if limit is None:
-        return Budgeted(list(entries))
-    kept: list[Entry] = []
-    room = limit
-    for entry in entries:
-        if entry.tokens <= room:
-            kept.append(entry)
-            room -= entry.tokens
-    return Budgeted(kept, len(entries) - len(kept))

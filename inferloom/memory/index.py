@@ -31,9 +31,6 @@ class VectorIndex:
         self._rows: dict[str, int] = {}
         self._matrix: NDArray[float32] | None = None
 
-    def __len__(self) -> int:
-        return len(self.ids)
-
     def add(self, vectors: Mapping[str, NDArray[float32]]) -> None:
         """Put vectors in; an id that is there gets its new one."""
         fresh = [id for id in vectors if id not in self._rows]

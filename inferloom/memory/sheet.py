@@ -137,10 +137,6 @@ class Cheatsheet:
                     return live[:k]
                 wanted *= 4
 
-    async def snapshot(self, version: int | None = None) -> Snapshot:
-        """A version (the newest) with its vectors."""
-        return await self._at(version, indexed=True)
-
     async def commit(
         self,
         operations: Sequence[Operation],

@@ -138,15 +138,15 @@ class Memories:
             statement = statement.where(_MEMORIES.c.namespace == namespace)
         return [MemoryRow(**row) for row in self._access.rows(statement)]
 
-    def create(self, namespace: str, name: str, *, protocol: str | None = None) -> MemoryRow:
+    def create(self, namespace: str, name: str) -> MemoryRow:
         """A new empty memory; the one that is there where another writer was first."""
-        return self._made(_new(namespace, name, protocol), None, 0)
+        return self._made(_new(namespace, name), None, 0)
 
     def fork(
         self, origin: MemoryRow, version: int, namespace: str, name: str, *, protocol: str | None = None
     ) -> MemoryRow:
         """A new memory that begins with a version of another; the one that is there where it exists already."""
-        row = replace(_new(namespace, name, protocol), parent=origin.id, parent_version=version)
+        row = replace(_new(namespace, name), parent=origin.id, parent_version=version, protocol=protocol)
         return self._made(row, origin.id, version)
 
     def _made(self, row: MemoryRow, origin: str | None, version: int) -> MemoryRow:
@@ -337,11 +337,9 @@ def _live(memory: str, version: int) -> ColumnElement[bool]:
     )
 
 
-def _new(namespace: str, name: str, protocol: str | None) -> MemoryRow:
+def _new(namespace: str, name: str) -> MemoryRow:
     now = time.time()
-    return MemoryRow(
-        id=uuid.uuid4().hex, namespace=namespace, name=name, head=0, protocol=protocol, created=now, updated=now
-    )
+    return MemoryRow(id=uuid.uuid4().hex, namespace=namespace, name=name, head=0, created=now, updated=now)
 
 
 def _entry(row: Mapping[str, object]) -> Entry:
