@@ -12,9 +12,9 @@ import random
 import threading
 import time
 from collections import OrderedDict
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Awaitable, Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, TypeVar
 from weakref import WeakKeyDictionary
 
 from inferloom.core.errors import StorageError, UnknownNameError
@@ -24,12 +24,14 @@ from inferloom.memory.index import VectorIndex
 from inferloom.memory.masking import mask
 from inferloom.memory.vectors import Vectors, searched, searched_text
 from inferloom.store import Store
-from inferloom.store.memories import Change, Delta, MemoryRow, Written
+from inferloom.store.memories import Change, Delta, MemoryRow
 from inferloom.store.writer import clean_text
 
 if TYPE_CHECKING:
     from numpy import float32
     from numpy.typing import NDArray
+
+T = TypeVar("T")
 
 _OLD_VERSIONS = 4
 """Older versions kept in memory at once, for evaluations that read a frozen one."""
@@ -40,7 +42,7 @@ _LONGEST_WAIT = 0.25
 
 @dataclass(slots=True)
 class Snapshot:
-    """One version's entries, by id and in order of their making, and their vectors once somebody needed them."""
+    """One version's entries, by id, and their vectors once somebody needed them."""
 
     version: int = 0
     entries: dict[str, Entry] = field(default_factory=dict)
@@ -64,6 +66,28 @@ class Snapshot:
             own = {entry.id: vectors[entry.id] for entry in entries if entry.kind == kind}
             if own:
                 self.indexes[kind].add(own)
+
+    def twin(self, kind: EntryKind, vector: NDArray[float32] | None, dedup: float | None) -> str | None:
+        """The entry of a kind that is at least so near (cosine) to a unit vector, or None."""
+        if vector is None or self.indexes is None or dedup is None:
+            return None
+        near = self.indexes[kind].nearest(vector, 1)
+        return near[0][0] if near and near[0][1] >= dedup else None
+
+    def nearest(
+        self, query: NDArray[float32], k: int, kinds: Sequence[EntryKind], now: float
+    ) -> list[tuple[Entry, float]]:
+        """The k entries nearest to a unit vector of shape (dimensions,) that have not expired; it must have vectors."""
+        assert self.indexes is not None
+        wanted = k
+        while True:
+            found = [near for kind in kinds for near in self.indexes[kind].nearest(query, wanted)]
+            found.sort(key=lambda near: (-near[1], near[0]))
+            live = [(self.entries[id], cosine) for id, cosine in found]
+            live = [near for near in live if not _expired(near[0], now)]
+            if len(live) >= k or wanted >= len(self.entries):
+                return live[:k]
+            wanted *= 4
 
 
 class Cheatsheet:
@@ -103,39 +127,19 @@ class Cheatsheet:
 
     async def entries(self, version: int | None = None, kinds: Sequence[EntryKind] = KINDS) -> list[Entry]:
         """What a version (the newest) holds, the oldest first, without expired entries."""
-        snapshot = await self._at(version, indexed=False)
         now = time.time()
-        with self._guard:
-            found = [entry for entry in snapshot.entries.values() if entry.kind in kinds and not _expired(entry, now)]
-        return sorted(found, key=lambda entry: (entry.created, entry.id))
+        found = await self._read(version, lambda snapshot: list(snapshot.entries.values()))
+        live = [entry for entry in found if entry.kind in kinds and not _expired(entry, now)]
+        return sorted(live, key=lambda entry: (entry.created, entry.id))
 
     async def nearest(
         self, text: str, k: int, version: int | None = None, kinds: Sequence[EntryKind] = KINDS
     ) -> list[tuple[Entry, float]]:
         """The k entries nearest to a text with their cosines, the nearest first, without expired entries."""
-        if k < 1:
+        if k < 1 or not await self._read(version, lambda snapshot: bool(snapshot.entries)):
             return []
-        snapshot = await self._at(version, indexed=True)
-        if not snapshot.entries:
-            return []
-        return self.nearest_to(await self._vectors.of_query(text), k, snapshot, kinds)
-
-    def nearest_to(
-        self, query: NDArray[float32], k: int, snapshot: Snapshot, kinds: Sequence[EntryKind] = KINDS
-    ) -> list[tuple[Entry, float]]:
-        """The same for a unit vector of shape (dimensions,), in a snapshot that has vectors."""
-        assert snapshot.indexes is not None
-        now = time.time()
-        with self._guard:
-            wanted = k
-            while True:
-                found = [near for kind in kinds for near in snapshot.indexes[kind].nearest(query, wanted)]
-                found.sort(key=lambda near: (-near[1], near[0]))
-                live = [(snapshot.entries[id], cosine) for id, cosine in found]
-                live = [near for near in live if not _expired(near[0], now)]
-                if len(live) >= k or wanted >= len(snapshot.entries):
-                    return live[:k]
-                wanted *= 4
+        query, now = await self._vectors.of_query(text), time.time()
+        return await self._read(version, lambda snapshot: snapshot.nearest(query, k, kinds, now), indexed=True)
 
     async def commit(
         self,
@@ -164,24 +168,52 @@ class Cheatsheet:
             UnknownNameError: The memory is gone.
         """
         operations, masked = _prepared(operations, rules)
-        wait = _FIRST_WAIT
-        # Writers of one process take turns; only those of other processes can come in between.
-        async with self._turns.setdefault(asyncio.get_running_loop(), asyncio.Lock()):
-            for _ in range(_ATTEMPTS):
-                draft, written = await self._try(operations, rules, action, source, run, position, dropped)
-                if written is not None:
-                    repeated = written.repeated
-                    return Commit(
-                        version=written.version,
-                        applied=0 if repeated else draft.applied,
-                        dropped=() if repeated else tuple(draft.dropped),
-                        evicted=0 if repeated else draft.evicted,
-                        masked=masked,
-                        repeated=repeated,
-                    )
-                await asyncio.sleep(random.uniform(0, wait))
-                wait = min(2 * wait, _LONGEST_WAIT)
-        raise StorageError(f"memory `{self.row.name}`: other writers were faster {_ATTEMPTS} times")
+        adds = [operation for operation in operations if isinstance(operation, Add)] if rules.dedup is not None else []
+        texts = [searched(add.kind, add.key, add.text) for add in adds]
+        vectors = dict(zip(texts, await self._vectors.of(texts), strict=True)) if texts else {}
+
+        def made(snapshot: Snapshot) -> Draft:
+            return apply(
+                snapshot.entries,
+                operations,
+                version=snapshot.version,
+                now=time.time(),
+                run=run or "",
+                limit=rules.limit,
+                twin=lambda kind, key, text: snapshot.twin(kind, vectors.get(searched(kind, key, text)), rules.dedup),
+            )
+
+        async def attempt() -> Commit | None:
+            draft = await self._read(None, made, indexed=bool(vectors))
+            dropped_here = tuple(draft.dropped)
+            if source is None and not (draft.written or draft.removed):
+                return Commit(version=draft.version, dropped=dropped_here, masked=masked)
+            change = Change(
+                action=action,
+                written=list(draft.written.values()),
+                removed=draft.removed,
+                entries=len(draft.entries),
+                tokens=draft.tokens,
+                dropped=dropped + len(dropped_here),
+                source=source,
+                run=run,
+                position=position,
+                created=draft.now,
+            )
+            written = await asyncio.to_thread(self._store.memories.commit, self.id, draft.version, change)
+            if written is None:
+                return None
+            if written.repeated:
+                return Commit(version=written.version, masked=masked, repeated=True)
+            return Commit(
+                version=written.version,
+                applied=draft.applied,
+                dropped=dropped_here,
+                evicted=draft.evicted,
+                masked=masked,
+            )
+
+        return await self._until_first(attempt)
 
     async def replace(
         self, change: Callable[[Mapping[str, Entry]], tuple[list[Entry], list[str]]], *, action: str
@@ -195,23 +227,21 @@ class Cheatsheet:
         Raises:
             StorageError: The database takes no writes, or other writers were always faster.
         """
-        wait = _FIRST_WAIT
-        for _ in range(_ATTEMPTS):
-            snapshot = await self._at(None, indexed=False)
-            with self._guard:
-                seen, now = snapshot.version, dict(snapshot.entries)
+
+        async def attempt() -> int | None:
+            seen, now = await self._read(None, lambda snapshot: (snapshot.version, dict(snapshot.entries)))
             written, removed = change(now)
             if not written and not removed:
                 return seen
             left = {**now, **{entry.id: entry for entry in written}}
-            size = [entry.tokens for id, entry in left.items() if id not in removed]
-            new = Change(action=action, written=written, removed=removed, entries=len(size), tokens=sum(size))
+            for id in removed:
+                del left[id]
+            tokens = sum(entry.tokens for entry in left.values())
+            new = Change(action=action, written=written, removed=removed, entries=len(left), tokens=tokens)
             made = await asyncio.to_thread(self._store.memories.commit, self.id, seen, new)
-            if made is not None:
-                return made.version
-            await asyncio.sleep(random.uniform(0, wait))
-            wait = min(2 * wait, _LONGEST_WAIT)
-        raise StorageError(f"memory `{self.row.name}`: other writers were faster {_ATTEMPTS} times")
+            return None if made is None else made.version
+
+        return await self._until_first(attempt)
 
     def reload(self) -> None:
         """Read everything anew when it is needed next: something was deleted from older versions."""
@@ -219,79 +249,42 @@ class Cheatsheet:
             self._newest = Snapshot(version=-1)
             self._older.clear()
 
-    async def _try(
-        self,
-        operations: Sequence[Operation],
-        rules: Rules,
-        action: str,
-        source: str | None,
-        run: str | None,
-        position: int | None,
-        dropped: int,
-    ) -> tuple[Draft, Written | None]:
-        """One attempt on the newest version."""
-        adds = [operation for operation in operations if isinstance(operation, Add)]
-        compares = rules.dedup is not None and bool(adds)
-        snapshot = await self._at(None, indexed=compares)
-        texts = [searched(add.kind, add.key, add.text) for add in adds] if compares else []
-        vectors = dict(zip(texts, await self._vectors.of(texts), strict=True)) if texts else {}
+    async def _until_first(self, attempt: Callable[[], Awaitable[T | None]]) -> T:
+        """Try until no other writer was faster; None says that one was."""
+        wait = _FIRST_WAIT
+        # Writers of one process take turns; only those of other processes can come in between.
+        async with self._turns.setdefault(asyncio.get_running_loop(), asyncio.Lock()):
+            for _ in range(_ATTEMPTS):
+                made = await attempt()
+                if made is not None:
+                    return made
+                await asyncio.sleep(random.uniform(0, wait))
+                wait = min(2 * wait, _LONGEST_WAIT)
+        raise StorageError(f"memory `{self.row.name}`: other writers were faster {_ATTEMPTS} times")
 
-        def twin(kind: EntryKind, key: str, text: str) -> str | None:
-            vector = vectors.get(searched(kind, key, text))
-            if vector is None or snapshot.indexes is None or rules.dedup is None:
-                return None
-            near = snapshot.indexes[kind].nearest(vector, 1)
-            return near[0][0] if near and near[0][1] >= rules.dedup else None
+    async def _read(self, version: int | None, read: Callable[[Snapshot], T], *, indexed: bool = False) -> T:
+        """What `read` makes of a version (the newest), with vectors where they are wanted.
 
-        with self._guard:
-            seen = snapshot.version
-            draft = apply(
-                snapshot.entries,
-                operations,
-                version=seen,
-                now=time.time(),
-                run=run or "",
-                limit=rules.limit,
-                twin=twin,
-            )
-        change = Change(
-            action=action,
-            written=list(draft.written.values()),
-            removed=draft.removed,
-            entries=len(draft.entries),
-            tokens=draft.tokens,
-            dropped=dropped + len(draft.dropped),
-            source=source,
-            run=run,
-            position=position,
-            created=draft.now,
-        )
-        if source is None and not (change.written or change.removed):
-            return draft, Written(seen, repeated=False)
-        written = await asyncio.to_thread(self._store.memories.commit, self.id, seen, change)
-        return draft, written
-
-    async def _at(self, version: int | None, *, indexed: bool) -> Snapshot:
-        """The snapshot of a version (the newest), with vectors where they are wanted."""
+        It is called at once and under the guard: a snapshot goes on to later versions whenever somebody needs those.
+        """
         head = self.head() if version is None else version
         while True:
             with self._guard:
                 snapshot = self._base(head)
                 since = snapshot.version
                 known = snapshot.indexes is not None
+                if since == head and (known or not indexed):
+                    return read(snapshot)
                 old = list(snapshot.entries.values()) if indexed and not known else []
-            if since == head and (known or not indexed):
-                return snapshot
             delta = await asyncio.to_thread(self._changes, since, head)
-            needed = [*old, *delta.written] if indexed or known else []
-            vectors = await self._vectors_of(needed)
+            vectors = await self._vectors_of([*old, *delta.written] if indexed or known else [])
             with self._guard:
                 if snapshot.version == since and (snapshot.indexes is not None) == known:
                     if indexed and not known:
                         snapshot.indexes = {kind: VectorIndex() for kind in KINDS}
                         snapshot.index(old, vectors)
                     snapshot.take(delta, vectors, head)
-                    return snapshot
+                    return read(snapshot)
 
     def _base(self, version: int) -> Snapshot:
         """The snapshot from which a version is reached: the running one, or an older one's own."""

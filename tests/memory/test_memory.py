@@ -146,6 +146,25 @@ async def test_nearest_and_forgetting(book: MemoryBook) -> None:
         book.open("m", create=False)
 
 
+async def test_a_version_stays_what_it_is_while_another_question_writes(book: MemoryBook) -> None:
+    sheet = book.open("m")
+    await sheet.commit([Add("example", "aaaa", "old")], Rules())
+    embed, started, go_on = book._vectors.of_query, asyncio.Event(), asyncio.Event()
+
+    async def slow(text: str) -> object:
+        started.set()
+        await go_on.wait()
+        return await embed(text)
+
+    book._vectors.of_query = slow  # type: ignore[assignment, method-assign]  # an embedder that takes its time
+    reading = asyncio.create_task(sheet.nearest("aaab", 2, version=1))
+    await started.wait()
+    await sheet.commit([Add("example", "aaab", "new")], Rules())
+    assert len(await sheet.entries()) == 2
+    go_on.set()
+    assert [entry.text for entry, _ in await reading] == ["old"]
+
+
 async def test_scopes_frozen_reads_only_and_online_forks(book: MemoryBook) -> None:
     await book.open("m").commit([Add("strategy", "k", "known")], Rules())
     frozen = MemoryScope(protocol="frozen").memory(book, "m", "s", "r")
