@@ -3,7 +3,7 @@
 What an operation may do is fixed here and not in a prompt: entries that are not there are not changed, a new entry near
 an old one of its kind becomes that one, counters only go up by one, and the sheet stays under its limit. The delta
 operations follow ACE (arXiv 2510.04618), whose released merge applies additions only; here updates and deletions
-happen, the size is enforced, and de-duplication is always on.
+happen, the size is enforced, and near entries are one unless the rules say otherwise.
 """
 
 from __future__ import annotations
@@ -41,7 +41,9 @@ class Draft:
     version: int
     """The version that `entries` are of."""
     now: float
-    run: str = ""
+    run: str
+    limit: int | None
+    twin: Twin
     written: dict[str, Entry] = field(default_factory=dict)
     removed: list[str] = field(default_factory=list)
     dropped: list[Dropped] = field(default_factory=list)
@@ -67,6 +69,13 @@ class Draft:
         """Count an operation that is not applied."""
         self.dropped.append(Dropped(type(operation).__name__.lower(), reason))
 
+    def known(self, operation: Update | Delete | Mark) -> Entry | None:
+        """The entry that an operation is about; where there is none, the operation is dropped."""
+        entry = self.entries.get(operation.id)
+        if entry is None:
+            self.drop(operation, f"no entry {operation.id[:12]}")
+        return entry
+
 
 def apply(
     entries: Mapping[str, Entry],
@@ -89,15 +98,15 @@ def apply(
         limit: The most tokens of the sheet.
         twin: Finds an entry that is the same as a new one.
     """
-    draft = Draft(dict(entries), version, now, run)
+    draft = Draft(dict(entries), version, now, run, limit, twin)
     for operation in operations:
-        _APPLY[type(operation)](draft, operation, limit, twin)
+        _apply_one(draft, operation)
     if limit is not None:
         _evict(draft, limit)
     return draft
 
 
-def _add(draft: Draft, add: Add, limit: int | None, twin: Twin) -> None:
+def _add(draft: Draft, add: Add) -> None:
     reason = _unfit(add.kind, add.key, add.text)
     if reason:
         draft.drop(add, reason)
@@ -111,10 +120,10 @@ def _add(draft: Draft, add: Add, limit: int | None, twin: Twin) -> None:
         created=draft.now,
         expires=add.expires,
     )
-    if limit is not None and entry.tokens > limit:
-        draft.drop(add, f"larger than the whole limit of {limit} tokens")
+    if draft.limit is not None and entry.tokens > draft.limit:
+        draft.drop(add, f"larger than the whole limit of {draft.limit} tokens")
         return
-    same = draft.entries.get(twin(add.kind, add.key, add.text) or "")
+    same = draft.entries.get(draft.twin(add.kind, add.key, add.text) or "")
     if same is None:
         draft.put(entry)
     elif same.worth < 0:
@@ -126,10 +135,9 @@ def _add(draft: Draft, add: Add, limit: int | None, twin: Twin) -> None:
     draft.applied += 1
 
 
-def _update(draft: Draft, update: Update, limit: int | None, twin: Twin) -> None:
-    old = draft.entries.get(update.id)
+def _update(draft: Draft, update: Update) -> None:
+    old = draft.known(update)
     if old is None:
-        draft.drop(update, f"no entry {update.id[:12]}")
         return
     key = old.key if update.key is None else update.key
     text = old.text if update.text is None else update.text
@@ -142,18 +150,15 @@ def _update(draft: Draft, update: Update, limit: int | None, twin: Twin) -> None
     draft.applied += 1
 
 
-def _delete(draft: Draft, delete: Delete, limit: int | None, twin: Twin) -> None:
-    if delete.id not in draft.entries:
-        draft.drop(delete, f"no entry {delete.id[:12]}")
-        return
-    draft.take(delete.id)
-    draft.applied += 1
+def _delete(draft: Draft, delete: Delete) -> None:
+    if draft.known(delete) is not None:
+        draft.take(delete.id)
+        draft.applied += 1
 
 
-def _mark(draft: Draft, mark: Mark, limit: int | None, twin: Twin) -> None:
-    old = draft.entries.get(mark.id)
+def _mark(draft: Draft, mark: Mark) -> None:
+    old = draft.known(mark)
     if old is None:
-        draft.drop(mark, f"no entry {mark.id[:12]}")
         return
     draft.put(
         replace(
@@ -167,7 +172,7 @@ def _mark(draft: Draft, mark: Mark, limit: int | None, twin: Twin) -> None:
     draft.applied += 1
 
 
-def _rewrite(draft: Draft, rewrite: Rewrite, limit: int | None, twin: Twin) -> None:
+def _rewrite(draft: Draft, rewrite: Rewrite) -> None:
     old = next((entry for entry in draft.entries.values() if entry.kind == "sheet"), None)
     new = Entry(
         id=old.id if old else uuid.uuid4().hex[:12],
@@ -183,8 +188,8 @@ def _rewrite(draft: Draft, rewrite: Rewrite, limit: int | None, twin: Twin) -> N
         draft.drop(rewrite, f"made from version {rewrite.version}, but {draft.version} is the newest")
     elif not new.text:
         draft.drop(rewrite, "empty")
-    elif limit is not None and new.tokens > limit:
-        draft.drop(rewrite, f"{new.tokens} tokens, above the limit of {limit}")
+    elif draft.limit is not None and new.tokens > draft.limit:
+        draft.drop(rewrite, f"{new.tokens} tokens, above the limit of {draft.limit}")
     elif old is not None and new.text == old.text:
         draft.drop(rewrite, "changes nothing")
     else:
@@ -192,13 +197,18 @@ def _rewrite(draft: Draft, rewrite: Rewrite, limit: int | None, twin: Twin) -> N
         draft.applied += 1
 
 
-_APPLY: Mapping[type[Operation], Callable[..., None]] = {
-    Add: _add,
-    Update: _update,
-    Delete: _delete,
-    Mark: _mark,
-    Rewrite: _rewrite,
-}
+def _apply_one(draft: Draft, operation: Operation) -> None:
+    match operation:
+        case Add():
+            _add(draft, operation)
+        case Update():
+            _update(draft, operation)
+        case Delete():
+            _delete(draft, operation)
+        case Mark():
+            _mark(draft, operation)
+        case Rewrite():
+            _rewrite(draft, operation)
 
 
 def _unfit(kind: EntryKind, key: str, text: str) -> str:
