@@ -24,7 +24,7 @@ from inferloom.memory.index import VectorIndex
 from inferloom.memory.masking import mask
 from inferloom.memory.vectors import Vectors, searched, searched_text
 from inferloom.store import Store
-from inferloom.store.memories import Change, Delta, MemoryRow
+from inferloom.store.memories import Change, Delta, MemoryRow, VersionRow
 from inferloom.store.writer import clean_text
 
 if TYPE_CHECKING:
@@ -188,10 +188,10 @@ class Cheatsheet:
             dropped_here = tuple(draft.dropped)
             if source is None and not (draft.written or draft.removed):
                 return Commit(version=draft.version, dropped=dropped_here, masked=masked)
-            change = Change(
+            row = VersionRow(
+                memory=self.id,
+                version=draft.version + 1,
                 action=action,
-                written=list(draft.written.values()),
-                removed=draft.removed,
                 entries=len(draft.entries),
                 tokens=draft.tokens,
                 dropped=dropped + len(dropped_here),
@@ -200,7 +200,8 @@ class Cheatsheet:
                 position=position,
                 created=draft.now,
             )
-            written = await asyncio.to_thread(self._store.memories.commit, self.id, draft.version, change)
+            change = Change(row=row, written=list(draft.written.values()), removed=draft.removed)
+            written = await asyncio.to_thread(self._store.memories.commit, change)
             if written is None:
                 return None
             if written.repeated:
@@ -237,8 +238,16 @@ class Cheatsheet:
             for id in removed:
                 del left[id]
             tokens = sum(entry.tokens for entry in left.values())
-            new = Change(action=action, written=written, removed=removed, entries=len(left), tokens=tokens)
-            made = await asyncio.to_thread(self._store.memories.commit, self.id, seen, new)
+            row = VersionRow(
+                memory=self.id,
+                version=seen + 1,
+                action=action,
+                entries=len(left),
+                tokens=tokens,
+                created=time.time(),
+            )
+            new = Change(row=row, written=written, removed=removed)
+            made = await asyncio.to_thread(self._store.memories.commit, new)
             return None if made is None else made.version
 
         return await self._until_first(attempt)

@@ -9,7 +9,7 @@ from __future__ import annotations
 import time
 import uuid
 from collections.abc import Mapping, Sequence
-from dataclasses import asdict, dataclass, field, replace
+from dataclasses import asdict, dataclass, replace
 from typing import Any, NamedTuple, cast
 
 from sqlalchemy import (
@@ -79,17 +79,10 @@ class VersionRow:
 class Change:
     """What the next version changes: entries in their new state, and ids of those that go."""
 
-    action: str
+    row: VersionRow
+    """The version; who writes it must have seen the one before."""
     written: Sequence[Entry] = ()
     removed: Sequence[str] = ()
-    entries: int = 0
-    """How many the sheet has then."""
-    tokens: int = 0
-    dropped: int = 0
-    source: str | None = None
-    run: str | None = None
-    position: int | None = None
-    created: float = field(default_factory=time.time)
 
 
 class Written(NamedTuple):
@@ -200,14 +193,14 @@ class Memories:
         )
         return int(row["version"] or 0) if row is not None else 0
 
-    def commit(self, memory: str, seen: int, change: Change) -> Written | None:
-        """Write the version after `seen`; None where somebody else wrote it first.
+    def commit(self, change: Change) -> Written | None:
+        """Write the next version; None where somebody else wrote it first.
 
         Raises:
             UnknownNameError: The memory is gone.
             StorageError: The database takes no writes.
         """
-        return run_job(self._writer, lambda connection: _commit(connection, memory, seen, change))
+        return run_job(self._writer, lambda connection: _commit(connection, change))
 
     def remove(self, memory: str, vectors: Sequence[str]) -> None:
         """Delete a memory with all its versions, and the vectors of its texts (made anew where others need them)."""
@@ -254,62 +247,39 @@ class Memories:
         if not vectors:
             return
 
-        def work(connection: Connection) -> None:
-            known: set[str] = set()
-            for condition in in_chunks(_VECTORS.c.hash, list(vectors)):
-                statement = select(_VECTORS.c.hash).where(_VECTORS.c.embedder == embedder, condition)
-                known.update(connection.execute(statement).scalars())
-            new = [
-                {"hash": hash, "embedder": embedder, "vector": vector}
-                for hash, vector in vectors.items()
-                if hash not in known
-            ]
-            if new:
-                connection.execute(_insert_or_keep(connection, _VECTORS), new)
-
-        run_job(self._writer, work)
+        rows = [{"hash": hash, "embedder": embedder, "vector": vector} for hash, vector in vectors.items()]
+        run_job(self._writer, lambda connection: connection.execute(_insert_or_keep(connection, _VECTORS), rows))
 
     def _entries(self, statement: Select[Any]) -> list[Entry]:
         ordered = statement.order_by(_ENTRIES.c.created, _ENTRIES.c.entry)
         return [_entry(row) for row in self._access.rows(ordered)]
 
 
-def _commit(connection: Connection, memory: str, seen: int, change: Change) -> Written | None:
-    if change.source is not None:
-        same = (_VERSIONS.c.memory == memory, _VERSIONS.c.source == change.source)
+def _commit(connection: Connection, change: Change) -> Written | None:
+    row = change.row
+    if row.source is not None:
+        same = (_VERSIONS.c.memory == row.memory, _VERSIONS.c.source == row.source)
         made = connection.execute(select(_VERSIONS.c.version).where(*same)).scalar()
         if made is not None:
             return Written(int(made), repeated=True)
-    version = seen + 1
     taken = connection.execute(
         update(_MEMORIES)
-        .where(_MEMORIES.c.id == memory, _MEMORIES.c.head == seen)
-        .values(head=version, updated=change.created)
+        .where(_MEMORIES.c.id == row.memory, _MEMORIES.c.head == row.version - 1)
+        .values(head=row.version, updated=row.created)
     )
     if taken.rowcount == 0:
-        if connection.execute(select(_MEMORIES.c.head).where(_MEMORIES.c.id == memory)).first() is None:
-            raise UnknownNameError("memory", memory, [])
+        if connection.execute(select(_MEMORIES.c.head).where(_MEMORIES.c.id == row.memory)).first() is None:
+            raise UnknownNameError("memory", row.memory, [])
         return None
     ended = [*change.removed, *(entry.id for entry in change.written)]
     for condition in in_chunks(_ENTRIES.c.entry, ended):
-        here = (_ENTRIES.c.memory == memory, _ENTRIES.c.removed.is_(None), condition)
-        connection.execute(update(_ENTRIES).where(*here).values(removed=version))
+        here = (_ENTRIES.c.memory == row.memory, _ENTRIES.c.removed.is_(None), condition)
+        connection.execute(update(_ENTRIES).where(*here).values(removed=row.version))
     if change.written:
-        connection.execute(insert(_ENTRIES), [_entry_columns(memory, version, entry) for entry in change.written])
-    row = VersionRow(
-        memory=memory,
-        version=version,
-        source=change.source,
-        run=change.run,
-        position=change.position,
-        action=change.action,
-        entries=change.entries,
-        tokens=change.tokens,
-        dropped=change.dropped,
-        created=change.created,
-    )
+        written = [_entry_columns(row.memory, row.version, entry) for entry in change.written]
+        connection.execute(insert(_ENTRIES), written)
     connection.execute(insert(_VERSIONS).values(asdict(row)))
-    return Written(version, repeated=False)
+    return Written(row.version, repeated=False)
 
 
 def _copy(connection: Connection, origin: str, version: int, memory: str) -> tuple[int, int]:
