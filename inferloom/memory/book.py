@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import threading
 import weakref
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping, Sequence, Set
 from dataclasses import dataclass, replace
 from typing import Literal
 
@@ -49,8 +49,7 @@ class MemoryBook:
     def __init__(self, store: Store, embedder: Embedder | None = None, embedder_name: str | None = None) -> None:
         self.store = store
         self._vectors = Vectors(store, embedder, embedder_name)
-        self._open: weakref.WeakValueDictionary[str, Cheatsheet] = weakref.WeakValueDictionary()
-        self._names: dict[tuple[str, str], Cheatsheet] = {}
+        self._sheets: dict[str, Cheatsheet] = {}
         self._guard = threading.Lock()
 
     def open(self, name: str, namespace: str = DEFAULT_NAMESPACE, *, create: bool = True) -> Cheatsheet:
@@ -60,10 +59,6 @@ class MemoryBook:
             UnknownNameError: There is no such memory, and none is to be made.
             UserError: The name cannot be one.
         """
-        with self._guard:
-            known = self._names.get((namespace, name))
-        if known is not None and self.store.memories.head(known.id) is not None:
-            return known
         row = self.store.memories.find(namespace, name)
         if row is None:
             if not create:
@@ -77,11 +72,9 @@ class MemoryBook:
     def opened(self, row: MemoryRow) -> Cheatsheet:
         """A memory by its row; one object for each in this process."""
         with self._guard:
-            sheet = self._open.get(row.id)
-            if sheet is None:
-                sheet = self._open[row.id] = Cheatsheet(self.store, row, self._vectors)
-            self._names[row.namespace, row.name] = sheet
-            return sheet
+            if row.id not in self._sheets:
+                self._sheets[row.id] = Cheatsheet(self.store, row, self._vectors)
+            return self._sheets[row.id]
 
     def all(self, namespace: str | None = None) -> list[MemoryRow]:
         """Every memory, by namespace and name."""
@@ -182,8 +175,7 @@ class MemoryBook:
     def remove(self, sheet: Cheatsheet) -> None:
         """Delete a memory with all its versions. Its forks stay."""
         with self._guard:
-            self._names.pop((sheet.row.namespace, sheet.row.name), None)
-            self._open.pop(sheet.id, None)
+            self._sheets.pop(sheet.id, None)
         texts = {digest(searched_text(entry)) for entry in self.store.memories.every_state(sheet.id)}
         self.store.memories.remove(sheet.id, sorted(texts))
 
@@ -199,24 +191,23 @@ class MemoryBook:
         for sheet in sheets:
             states = self.store.memories.every_state(sheet.id)
             doomed = [entry for entry in states if wanted in f"{entry.key}\n{entry.text}".casefold()]
-            if doomed:
-                # The whole entry goes, with its other wordings.
-                ids = {entry.id for entry in doomed}
-                hashes = {digest(searched_text(entry)) for entry in states if entry.id in ids}
-                self.store.memories.purge(sheet.id, sorted(ids), sorted(hashes))
-                sheet.reload()
-                count += len(ids)
+            count += self._purge(sheet, states, {entry.id for entry in doomed})
         return count
 
     def expire(self, sheet: Cheatsheet, now: float) -> int:
         """Delete entries that have expired by a time (Unix seconds) from every version of a memory; count them."""
         states = self.store.memories.every_state(sheet.id)
-        latest = {entry.id: entry for entry in states if entry.expires is not None and entry.expires <= now}
-        if latest:
-            hashes = {digest(searched_text(entry)) for entry in states if entry.id in latest}
-            self.store.memories.purge(sheet.id, sorted(latest), sorted(hashes))
+        return self._purge(
+            sheet, states, {entry.id for entry in states if entry.expires is not None and entry.expires <= now}
+        )
+
+    def _purge(self, sheet: Cheatsheet, states: Sequence[Entry], ids: Set[str]) -> int:
+        """Delete whole entries, with all their wordings, from every version; count them."""
+        if ids:
+            hashes = {digest(searched_text(entry)) for entry in states if entry.id in ids}
+            self.store.memories.purge(sheet.id, sorted(ids), sorted(hashes))
             sheet.reload()
-        return len(latest)
+        return len(ids)
 
 
 _BOOKS: weakref.WeakKeyDictionary[Store, MemoryBook] = weakref.WeakKeyDictionary()

@@ -215,20 +215,17 @@ class Memories:
         run_job(self._writer, work)
         self._writer.checkpoint()
 
-    def purge(self, memory: str, entries: Sequence[str], vectors: Sequence[str]) -> int:
-        """Delete entries and vectors from every version; count the rows. Versions keep their numbers."""
+    def purge(self, memory: str, entries: Sequence[str], vectors: Sequence[str]) -> None:
+        """Delete entries and vectors from every version. Versions keep their numbers."""
 
-        def work(connection: Connection) -> int:
-            count = 0
+        def work(connection: Connection) -> None:
             for condition in in_chunks(_ENTRIES.c.entry, entries):
-                count += connection.execute(delete(_ENTRIES).where(_ENTRIES.c.memory == memory, condition)).rowcount
+                connection.execute(delete(_ENTRIES).where(_ENTRIES.c.memory == memory, condition))
             for condition in in_chunks(_VECTORS.c.hash, vectors):
                 connection.execute(delete(_VECTORS).where(condition))
-            return count
 
-        removed = run_job(self._writer, work)
+        run_job(self._writer, work)
         self._writer.checkpoint()
-        return removed
 
     def every_state(self, memory: str) -> list[Entry]:
         """Every wording and every state of counters that any version holds."""

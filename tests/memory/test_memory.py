@@ -141,6 +141,10 @@ async def test_nearest_and_forgetting(book: MemoryBook) -> None:
     assert await book.forget("SECRET", [sheet]) == 1
     assert [entry.text for entry, _ in await sheet.nearest("bbb", 1, kinds=("example",))] == ["1"]
     assert all("secret" not in entry.text for entry in book.store.memories.every_state(sheet.id))
+    await sheet.commit([Add("mistake", "c", "short-lived", expires=1.0)], Rules())
+    assert "short-lived" not in [entry.text for entry in await sheet.entries()]
+    assert book.expire(sheet, now=2.0) == 1
+    assert all(entry.text != "short-lived" for entry in book.store.memories.every_state(sheet.id))
     book.remove(sheet)
     with pytest.raises(UnknownNameError):
         book.open("m", create=False)
