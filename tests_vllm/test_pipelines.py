@@ -64,3 +64,4 @@ async def test_a_pipeline_answers_and_its_ledger_is_its_usage(
     assert total(result.billed for result in again).calls == 0
     # What a run costs in production does not depend on what the bank holds.
     assert [counted(result.usage) for result in again] == [counted(result.usage) for result in results]
+    assert [result.usage.seconds for result in again] == pytest.approx([result.usage.seconds for result in results])

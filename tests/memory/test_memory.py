@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 
 import pytest
@@ -14,29 +14,30 @@ from inferloom.memory.applying import apply
 from inferloom.memory.book import MemoryBook
 from inferloom.memory.masking import mask
 from inferloom.memory.scope import MemoryScope
+from inferloom.nodes.testing import FakeContext
 from inferloom.store import Store
 
 
-class Letters:
-    """Embeds a text by its letters."""
+class SlowEmbedder(FakeContext):
+    """Embeds when it is told to."""
 
-    async def embed(self, texts: list[str]) -> list[tuple[float, ...]]:
-        made = []
-        for text in texts:
-            counts = [1e-3 + text.lower().count(letter) for letter in "abcdefghijklmnopqrstuvwxyz0123456789"]
-            length = sum(count * count for count in counts) ** 0.5
-            made.append(tuple(count / length for count in counts))
-        return made
+    started: asyncio.Event
+    go_on: asyncio.Event
+
+    async def embed(self, texts: Sequence[str]) -> list[tuple[float, ...]]:
+        self.started.set()
+        await self.go_on.wait()
+        return await super().embed(texts)
 
 
 @pytest.fixture
 def book(tmp_path: Path) -> Iterator[MemoryBook]:
     with Store.open(str(tmp_path / "m.db")) as store:
-        yield MemoryBook(store, Letters(), "letters")  # type: ignore[arg-type]  # a list is a sequence here
+        yield MemoryBook(store, FakeContext(), "letters")
 
 
-def entry(id: str, **more: object) -> Entry:
-    return Entry(id=id, kind="strategy", key=id, text="x" * 40, **more)  # type: ignore[arg-type]
+def entry(id: str, *, helpful: int = 0, harmful: int = 0, created: float = 0) -> Entry:
+    return Entry(id=id, kind="strategy", key=id, text="x" * 40, helpful=helpful, harmful=harmful, created=created)
 
 
 @pytest.mark.parametrize(
@@ -118,7 +119,7 @@ async def test_a_fork_goes_its_own_way_and_merges_back(book: MemoryBook) -> None
 async def test_concurrent_writers_lose_nothing(tmp_path: Path) -> None:
     url, rules = str(tmp_path / "w.db"), Rules(dedup=None)
     stores = [Store.open(url) for _ in range(5)]
-    books = [MemoryBook(store, Letters(), "letters") for store in stores]  # type: ignore[arg-type]
+    books = [MemoryBook(store, FakeContext(), "letters") for store in stores]
 
     async def write(number: int) -> None:
         sheet = books[number % 5].open("shared")
@@ -153,19 +154,15 @@ async def test_nearest_and_forgetting(book: MemoryBook) -> None:
 async def test_a_version_stays_what_it_is_while_another_question_writes(book: MemoryBook) -> None:
     sheet = book.open("m")
     await sheet.commit([Add("example", "aaaa", "old")], Rules())
-    embed, started, go_on = book._vectors.of_query, asyncio.Event(), asyncio.Event()
-
-    async def slow(text: str) -> object:
-        started.set()
-        await go_on.wait()
-        return await embed(text)
-
-    book._vectors.of_query = slow  # type: ignore[assignment, method-assign]  # an embedder that takes its time
-    reading = asyncio.create_task(sheet.nearest("aaab", 2, version=1))
-    await started.wait()
-    await sheet.commit([Add("example", "aaab", "new")], Rules())
-    assert len(await sheet.entries()) == 2
-    go_on.set()
+    slow = SlowEmbedder()
+    slow.started, slow.go_on = asyncio.Event(), asyncio.Event()
+    # The entries have their vectors in the database: only the question waits for the embedder.
+    same = MemoryBook(book.store, slow, "letters").open("m")
+    reading = asyncio.create_task(same.nearest("aaab", 2, version=1))
+    await slow.started.wait()
+    await sheet.commit([Add("example", "cccc", "new")], Rules())
+    assert len(await same.entries()) == 2
+    slow.go_on.set()
     assert [entry.text for entry, _ in await reading] == ["old"]
 
 
