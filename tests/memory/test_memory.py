@@ -107,13 +107,14 @@ async def test_versions_stay_and_sources_count_once(book: MemoryBook) -> None:
 async def test_a_fork_goes_its_own_way_and_merges_back(book: MemoryBook) -> None:
     sheet = book.open("main")
     await sheet.commit([Add("strategy", "k", "common"), Add("strategy", "zzz", "gone")], Rules())
-    fork = book.fork(sheet, "try")
     common, gone = sorted(await sheet.entries(), key=lambda entry: entry.text)
+    await sheet.commit([Mark(common.id, "helpful")], Rules())
+    fork = book.fork(sheet, "try")
     await fork.commit([Mark(common.id, "helpful"), Delete(gone.id), Add("mistake", "qq", "new")], Rules())
     await sheet.commit([Mark(common.id, "helpful"), Mark(common.id, "harmful")], Rules())
     await book.merge(sheet, fork)
     found = {entry.text: (entry.helpful, entry.harmful) for entry in await sheet.entries()}
-    assert found == {"common": (2, 1), "new": (0, 0)}
+    assert found == {"common": (3, 1), "new": (0, 0)}
 
 
 async def test_concurrent_writers_lose_nothing(tmp_path: Path) -> None:
