@@ -105,7 +105,10 @@ def _from_file(
 ) -> Iterator[tuple[str, Item]]:
     """(`file:line`, item) for each row."""
     if path.suffix.lower() not in _SUFFIXES:
-        raise DataError(f"a data file ends in .jsonl or .csv, not in `{path.suffix}`", where=str(path))
+        # A bare word is rather a slip in the name of what comes along, or of a file that is here.
+        near = nearest(str(path), ["pocket", *(one.name for one in Path().iterdir() if one.suffix in _SUFFIXES)])
+        message = f"a data file ends in .jsonl or .csv, not in `{path.suffix}`"
+        raise DataError(message, where=str(path), suggestion=near)
     seen: dict[str, int] = {}
     for place, row in placed_rows(path):
         item = _item(row, fields, needs_answer, place)

@@ -73,6 +73,7 @@ def test_a_bad_pipeline_makes_no_database(cli: Cli, folder: Path) -> None:
         (["eval", "p.yaml", "--data", "data.jsonl", "--field", "answr=x"], "answer"),
         (["eval", "p.yaml", "--data", "data.jsonl", "--split", "tset"], "test"),
         (["eval", "p.yaml", "--data", "data.json"], ".jsonl"),
+        (["eval", "p.yaml", "--data", "pokcet"], "did you mean `pocket`"),
         (["search", "nothing"], "no search job `nothing`"),
         (["models", "check", "nothing"], "unknown model `nothing`"),
         (["models", "check", "openai:x", "--base-url", "http://127.0.0.1:9/v1"], "cannot connect"),
