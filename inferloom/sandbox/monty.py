@@ -200,7 +200,8 @@ def _lacking(raised: BaseException, parsing: bool, code: str) -> bool:
             return lacks and not ended
         case NameError():
             name = _NO_NAME.match(text)
-            return name is not None and name[1] not in _EXITS and hasattr(builtins, name[1])
+            # The names of the namespace, not `__dict__` and other attributes that every module has.
+            return name is not None and name[1] not in _EXITS and name[1] in vars(builtins)
         case AttributeError():
             module = _NO_MODULE_ATTRIBUTE.match(text)
             if module:

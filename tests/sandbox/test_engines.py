@@ -74,6 +74,7 @@ async def test_output_and_inputs(sandbox: MontySandbox | IsolatedSandbox) -> Non
         ("import sys\nsys.exit()", "error", ""),
         ("-" * 5000 + "1", "limit", "nested"),
         ("import no_such_module", "unsupported", "ModuleNotFoundError"),
+        ("__dict__", "error", "NameError"),
         ("open('/etc/hostname')", "unsupported", "Error"),
         ("input()", "unsupported", "Error"),
         ("import socket", "unsupported", "ModuleNotFoundError"),
