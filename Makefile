@@ -6,10 +6,10 @@ STAMP := .venv/.stamp
 VLLM_STAMP := .venv-vllm/.stamp
 DEMO := demo
 
-.PHONY: help venv check format test test-vllm demo bench-overhead bench-speculative bench-techniques clean
+.PHONY: help venv check format test test-vllm demo bench-overhead bench-prefix-cache bench-speculative bench-techniques clean
 
 help: ## Show this list
-	@awk -F ':.*## ' '/^[a-z-]+:.*## / {printf "  make %-16s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
+	@awk -F ':.*## ' '/^[a-z-]+:.*## / {printf "  make %-18s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
 
 venv: $(STAMP) ## Set up .venv/ (once; the other targets do it themselves)
 
@@ -29,10 +29,14 @@ format: $(STAMP) ## Mend what the linter and the formatter can mend
 test: $(STAMP) ## Every test
 	$(BIN)/python -m pytest
 
+# Makes .venv-vllm/ where that is due; ends the recipe well where the package index has no vLLM for this machine.
+define NEED_VLLM
+test $(VLLM_STAMP) -nt scripts/vllm-venv.sh -a $(VLLM_STAMP) -nt pyproject.toml || PYTHON="$(PYTHON)" ./scripts/vllm-venv.sh; \
+code=$$?; if [ $$code -eq 3 ]; then exit 0; elif [ $$code -ne 0 ]; then exit $$code; fi; touch $(VLLM_STAMP)
+endef
+
 test-vllm: ## The tests against a real vLLM, in an environment of its own; skipped where no package of it fits
-	@test $(VLLM_STAMP) -nt scripts/vllm-venv.sh -a $(VLLM_STAMP) -nt pyproject.toml || PYTHON="$(PYTHON)" ./scripts/vllm-venv.sh; \
-	code=$$?; if [ $$code -eq 3 ]; then exit 0; elif [ $$code -ne 0 ]; then exit $$code; fi; \
-	touch $(VLLM_STAMP) && .venv-vllm/bin/python -m pytest tests_vllm
+	@$(NEED_VLLM) && .venv-vllm/bin/python -m pytest tests_vllm
 
 demo: $(STAMP) ## Search a small space of pipelines on the pocket models; report and best.yaml in demo/
 	@mkdir -p $(DEMO)
@@ -43,6 +47,9 @@ bench-techniques: $(STAMP) ## Every technique on the pocket suite, beside the ba
 
 bench-speculative: $(STAMP) ## Speculative reasoning with the pocket pair beside its controls; ARGS="--card" writes docs/speculative.md
 	$(BIN)/python benchmarks/speculative.py $(ARGS)
+
+bench-prefix-cache: ## How much of spec_reason's prompts vLLM's prefix cache holds; ARGS="--card" writes docs/vllm.md
+	@$(NEED_VLLM) && .venv-vllm/bin/python -m benchmarks.prefix_cache $(ARGS)
 
 bench-overhead: $(STAMP) ## CPU per node beside a bare LangGraph graph of the same shape
 	$(BIN)/python benchmarks/overhead.py

@@ -1,10 +1,9 @@
-"""Both pocket models on real vLLM servers, started once for all tests, and what the tests ask them."""
+"""Both pocket models on real vLLM servers and on engines in this process, each started once for all tests."""
 
 from __future__ import annotations
 
 import asyncio
 import os
-import shutil
 from collections.abc import AsyncIterator, Iterator, Mapping
 from pathlib import Path
 
@@ -16,36 +15,8 @@ from inferloom.models.pocket.suite import pocket_items
 from inferloom.models.pocket.tasks import Item
 from inferloom.models.serve_spec import Serve
 from inferloom.models.served import Lease
-from inferloom.pipelines.run import Pipeline
-from inferloom.pipelines.spec import PipelineSpec
 from inferloom.store import Store
-
-CARD = shutil.which("nvidia-smi") is not None
-SIZES = ("small", "large")
-Models = Mapping[str, dict[str, Json]]
-
-# The CPU's prefix cache keeps blocks of 32 tokens at least; a card is shared by three engines.
-BLOCKS = 16 if CARD else 32
-ARGUMENTS: dict[str, Json] = {"dtype": "float32", "enforce-eager": True, "max-num-seqs": 64, "block-size": BLOCKS}
-ON_CARD: dict[str, Json] = {"gpu-memory-utilization": 0.2} if CARD else {}
-ENVIRONMENT = {"HF_HUB_OFFLINE": "1", "VLLM_CPU_KVCACHE_SPACE": "1", "VLLM_CPU_NUM_OF_RESERVED_CPU": "0"}
-
-
-def entry(size: str, log: Path, **serve: Json) -> dict[str, Json]:
-    """A model's YAML with a server of its own."""
-    return {
-        "model": f"openai:{size}",
-        "prefix": "completions",
-        "tokenizer": f"pocket:{size}",
-        "concurrency": 32,
-        "serve": {
-            "model": f"pocket:{size}",
-            "args": {**ARGUMENTS, **ON_CARD},
-            "env": {**ENVIRONMENT},
-            "log": str(log),
-            **serve,
-        },
-    }
+from tests_vllm.support import BLOCKS, CARD, CARD_SHARE, ENVIRONMENT, SIZES, Counts, Models, count_engines, entry
 
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
@@ -86,16 +57,23 @@ def served(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Models]:
 
 @pytest.fixture(scope="session")
 def in_process() -> Models:
-    """A pocket model on an engine in this process, as the `models:` of a pipeline."""
+    """Both pocket models on engines in this process, as the `models:` of a pipeline."""
     extra: dict[str, Json] = {"enforce_eager": True, "max_num_seqs": 64, "block_size": BLOCKS}
     if CARD:
-        extra |= {"gpu_memory_utilization": 0.2, "dtype": "float32"}
-    return {"small": {"model": "vllm:pocket:small", "extra": extra}}
+        extra |= {"gpu_memory_utilization": CARD_SHARE, "dtype": "float32"}
+    return {size: {"model": f"vllm:pocket:{size}", "extra": extra} for size in SIZES}
 
 
 @pytest.fixture(scope="session")
-def engine(in_process: Models, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Gateway]:
-    """A gateway whose engine is started once for all tests."""
+def engine_counts(environment: None) -> Iterator[Mapping[str, Counts]]:
+    """What the engines in this process have counted, by the model's name."""
+    with pytest.MonkeyPatch.context() as patch:
+        yield count_engines(patch)
+
+
+@pytest.fixture(scope="session")
+def engine(engine_counts: Mapping[str, Counts], tmp_path_factory: pytest.TempPathFactory) -> Iterator[Gateway]:
+    """A gateway whose engines are started once for all tests."""
     store = Store.open(str(tmp_path_factory.mktemp("engine") / "runs.db"))
     gateway = Gateway(store)
     yield gateway
@@ -117,9 +95,3 @@ async def gateway(tmp_path: Path) -> AsyncIterator[Gateway]:
 def items() -> list[Item]:
     """A few questions of every family."""
     return pocket_items("pocket", None, 18, 5)
-
-
-def pipeline(gateway: Gateway, models: Mapping[str, Json], *steps: Json) -> Pipeline:
-    """A pipeline of some steps on some models, as its YAML says it."""
-    spec = PipelineSpec.from_data({"models": dict(models), "prompts": "pocket", "steps": list(steps)}, "test")
-    return Pipeline(spec, gateway)

@@ -12,11 +12,10 @@ from inferloom.core.errors import RequestRejectedError, SetupError
 from inferloom.core.protocols import Backend
 from inferloom.core.types import Json, Message, Request
 from inferloom.models.backends import open_backend
-from inferloom.models.check import check_model
 from inferloom.models.client import Gateway
 from inferloom.models.pocket.tasks import Item
 from inferloom.models.spec import ModelSpec
-from tests_vllm.conftest import Models
+from tests_vllm.support import Models
 
 WAYS = ("completions", "continue_final_message", "vllm")
 
@@ -151,12 +150,3 @@ async def test_wrong_engine_arguments_are_one_sentence(extra: dict[str, Json], s
         await backend.generate(Request(messages=(Message("user", "1"),)), [1])
     await backend.aclose()
     assert "\n" not in str(caught.value)
-
-
-async def test_a_server_is_checked(served: Models) -> None:
-    bare = {name: value for name, value in served["large"].items() if name not in ("prefix", "tokenizer")}
-    report = await check_model(ModelSpec.parse(bare))
-    assert report.reachable
-    assert report.rejected == ()
-    assert [report[name].result for name in ("parameters", "n", "logprobs")] == ["ok", "ok", "ok"]
-    assert report["seed"].result in ("ok", "unknown")

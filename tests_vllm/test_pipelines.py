@@ -13,7 +13,7 @@ from inferloom.models.client import Gateway
 from inferloom.models.pocket.asking import is_right
 from inferloom.models.pocket.tasks import Item
 from inferloom.pipelines.run import Pipeline, RunResult
-from tests_vllm.conftest import Models, pipeline
+from tests_vllm.support import Models, pipeline
 
 VOTE: tuple[Json, ...] = (
     {"sample": {"model": "small", "n": 6, "max_tokens": 160}},
@@ -25,10 +25,10 @@ BEAMS: tuple[Json, ...] = ({"beam_search": {"model": "small", "judge": "judge", 
 
 @pytest.fixture(params=["served", "in_process"])
 def place(request: pytest.FixtureRequest) -> tuple[Gateway, Mapping[str, Json]]:
-    """Gateway and models: the small one answers and the large one judges, or one does both where there is one."""
+    """Gateway and models: the small one answers and the large one judges."""
     models: Models = request.getfixturevalue(request.param)
     gateway: Gateway = request.getfixturevalue("gateway" if request.param == "served" else "engine")
-    return gateway, {"small": models["small"], "judge": models.get("large", models["small"])}
+    return gateway, {"small": models["small"], "judge": models["large"]}
 
 
 def counted(usage: Usage) -> Usage:

@@ -22,7 +22,7 @@ from inferloom.models.served import servers
 from inferloom.models.spec import ModelSpec
 from inferloom.pipelines.run import Pipeline, RunResult
 from inferloom.store import Store
-from tests_vllm.conftest import Models, entry, pipeline
+from tests_vllm.support import Models, entry, pipeline
 
 SAMPLES = 32
 STEPS: Json = {"sample": {"model": "m", "n": SAMPLES, "max_tokens": 160}}
