@@ -98,7 +98,7 @@ def test_every_draft_grade_and_rewritten_step_is_in_the_database(ran: Ran) -> No
         told = [replayed(ran, chain) for chain in chains]
         assert [text for text, _ in told] == [chain.text for chain in chains]
         calls = ran.store.calls(result.run_id)
-        assert {call.outcome for call in calls} == {"ok"}
+        assert [call.error for call in calls if call.outcome != "ok"] == []
         grades = sum(call.completions for call in calls if bodies[call.request]["max_tokens"] == 1)
         large = sum(call.completions for call in calls if call.model == "large")
         drafts = sum(call.completions for call in calls if call.model == "small")

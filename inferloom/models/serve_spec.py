@@ -31,6 +31,7 @@ _NEUTRAL = frozenset(
         "api-server-count",
         "block-size",
         "disable-log-stats",
+        "enable-chunked-prefill",
         "enable-log-requests",
         "enable-prefix-caching",
         "enable-prompt-tokens-details",
@@ -40,6 +41,7 @@ _NEUTRAL = frozenset(
         "max-log-len",
         "max-num-batched-tokens",
         "max-num-seqs",
+        "no-enable-chunked-prefill",
         "no-enable-prefix-caching",
         "uvicorn-log-level",
     }

@@ -5,7 +5,7 @@
     vllm:Qwen/Qwen3-0.6B        a model of the Hugging Face hub; `revision` picks the version
 
 `extra` holds arguments of vLLM's engine (`dtype`, `max_model_len`, `gpu_memory_utilization`, ...); on a CPU `dtype` is
-float32 unless it says otherwise.
+float32 and prompts are read whole (`enable_chunked_prefill: false`) unless it says otherwise.
 
 The engine starts with the first request and lives on an event loop of its own, in a thread of its own, so that every
 event loop of the process can use it. Its requests run as one batch; each completion is a request of its own with its
@@ -59,6 +59,9 @@ _ENVIRONMENT = {
     "VLLM_WORKER_MULTIPROC_METHOD": "spawn",
 }
 """What vLLM is told where the user's environment says nothing: our standard output is not its log."""
+
+_ON_CPU: Mapping[str, JsonValue] = {"dtype": "float32", "enable_chunked_prefill": False}
+"""Half a prompt with a seed ends the engine (0.32: "CPU Generator does not use offset")."""
 
 _QUIET: Mapping[str, JsonValue] = {"disable_log_stats": True, "use_tqdm_on_load": False}
 
@@ -340,7 +343,7 @@ def _started(name: str, spec: ModelSpec) -> _Engine:
             raise SetupError(f"vLLM cannot be imported: {_one_line(error)}", where=spec.model) from None
         arguments = _engine_arguments(name, spec, {one.name for one in fields(AsyncEngineArgs)})
         if current_platform.is_cpu():
-            arguments.setdefault("dtype", "float32")
+            arguments = {**_ON_CPU, **arguments}
         try:
             engine: _Engine = AsyncLLM.from_engine_args(AsyncEngineArgs(**arguments))
         except Exception as error:
