@@ -112,6 +112,8 @@ class Rules:
     """The most tokens of the whole sheet; above it entries that helped least go first."""
     dedup: float | None = 0.95
     """A new entry at least this near (cosine) to one of its kind counts as that one; None: never."""
+    days: float | None = None
+    """How long new entries live; None: for good."""
     mask: bool = True
     """Whether personal data is masked before anything is written."""
 

@@ -43,6 +43,8 @@ class Draft:
     now: float
     run: str
     limit: int | None
+    life: float | None
+    """Seconds that new entries live."""
     twin: Twin
     written: dict[str, Entry] = field(default_factory=dict)
     removed: list[str] = field(default_factory=list)
@@ -85,6 +87,7 @@ def apply(
     now: float,
     run: str = "",
     limit: int | None = None,
+    life: float | None = None,
     twin: Twin = lambda kind, key, text: None,
 ) -> Draft:
     """A sheet after operations, in their order.
@@ -96,9 +99,10 @@ def apply(
         now: Unix seconds.
         run: The run that the operations come from.
         limit: The most tokens of the sheet.
+        life: Seconds that new entries live where they do not say it; None: for good.
         twin: Finds an entry that is the same as a new one.
     """
-    draft = Draft(dict(entries), version, now, run, limit, twin)
+    draft = Draft(dict(entries), version, now, run, limit, life, twin)
     for operation in operations:
         _apply_one(draft, operation)
     if limit is not None:
@@ -118,7 +122,7 @@ def _add(draft: Draft, add: Add) -> None:
         text=add.text,
         run=draft.run,
         created=draft.now,
-        expires=add.expires,
+        expires=draft.now + draft.life if add.expires is None and draft.life is not None else add.expires,
     )
     if draft.limit is not None and entry.tokens > draft.limit:
         draft.drop(add, f"larger than the whole limit of {draft.limit} tokens")

@@ -36,6 +36,7 @@ T = TypeVar("T")
 _OLD_VERSIONS = 4
 """Older versions kept in memory at once, for evaluations that read a frozen one."""
 _ATTEMPTS = 1_000
+_DAY = 86_400.0
 _FIRST_WAIT = 0.002
 _LONGEST_WAIT = 0.25
 
@@ -180,6 +181,7 @@ class Cheatsheet:
                 now=time.time(),
                 run=run or "",
                 limit=rules.limit,
+                life=None if rules.days is None else rules.days * _DAY,
                 twin=lambda kind, key, text: snapshot.twin(kind, vectors.get(searched(kind, key, text)), rules.dedup),
             )
 

@@ -5,6 +5,7 @@ from inferloom.nodes.beam_search import BeamSearch
 from inferloom.nodes.best import Best
 from inferloom.nodes.calibrate import Calibrate
 from inferloom.nodes.critique import Critique
+from inferloom.nodes.curate import Curate
 from inferloom.nodes.dvts import Dvts
 from inferloom.nodes.few_shot import FewShot
 from inferloom.nodes.fuse import Fuse
@@ -18,6 +19,7 @@ from inferloom.nodes.particle_filter import ParticleFilter
 from inferloom.nodes.program_check import ProgramCheck
 from inferloom.nodes.random import Random
 from inferloom.nodes.rank import Rank
+from inferloom.nodes.recall import Recall
 from inferloom.nodes.refine import Refine
 from inferloom.nodes.rerank import Rerank
 from inferloom.nodes.retrieve import Retrieve
@@ -41,6 +43,7 @@ __all__ = [
     "Best",
     "Calibrate",
     "Critique",
+    "Curate",
     "Dvts",
     "FewShot",
     "Fuse",
@@ -54,6 +57,7 @@ __all__ = [
     "ProgramCheck",
     "Random",
     "Rank",
+    "Recall",
     "Refine",
     "Rerank",
     "Retrieve",

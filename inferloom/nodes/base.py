@@ -44,8 +44,6 @@ class Node(ABC):
     """The paper that the technique follows, or empty."""
     static: ClassVar[bool] = True
     """Whether the least and the most calls are the same."""
-    oracle: ClassVar[bool] = False
-    """Whether it looks at the right answer: its results are bounds, never compared with the rest."""
 
     def __init__(self, params: AnyParams) -> None:
         self.params = params
@@ -89,6 +87,11 @@ class Node(ABC):
     def paths(self) -> tuple[tuple[str, str], ...]:
         """(parameter, path) for every step that a parameter names."""
         return tuple(_marked(self.params, "path"))
+
+    @property
+    def oracle(self) -> bool:
+        """Whether it looks at the right answer: its results are bounds, never compared with the rest."""
+        return False
 
     @property
     def roles(self) -> frozenset[str]:

@@ -81,7 +81,7 @@ def describe(name: str) -> NodeDescription:
         "needs": sorted(instance.needs),
         "calls": {str(count): list(instance.calls(count)) for count in (1, 4, 16)},
         "static": node.static,
-        "oracle": node.oracle,
+        "oracle": instance.oracle,
         "pocket": _known_to_pocket(instance),
         "parameters": _parameters(name),
         "snippet": snippet(name),

@@ -26,7 +26,6 @@ class Oracle(Node):
     Params = OracleParams
     params: OracleParams
     paper = "https://arxiv.org/abs/2407.21787"
-    oracle = True
 
     @classmethod
     def example(cls) -> dict[str, Json]:
@@ -39,6 +38,10 @@ class Oracle(Node):
     @property
     def provides(self) -> frozenset[Thing]:
         return frozenset()
+
+    @property
+    def oracle(self) -> bool:
+        return True
 
     def calls(self, candidates: int) -> tuple[int, int]:
         return 0, 0

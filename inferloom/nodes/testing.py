@@ -27,7 +27,7 @@ from pydantic import ValidationError
 from ruamel.yaml import YAML
 
 from inferloom.core.errors import BudgetExceededError, DataError, ModelError, UserError
-from inferloom.core.memory import Memory
+from inferloom.core.memory import KINDS, Commit, Entry, EntryKind, Memory, Operation, Rules
 from inferloom.core.protocols import Oracle, Prompts, Sandbox, SandboxResult
 from inferloom.core.types import (
     Candidate,
@@ -79,6 +79,51 @@ class FakeSandbox:
         return self.result(code)
 
 
+ENTRIES: tuple[Entry, ...] = (
+    Entry(id="s1", kind="strategy", key="Sums of two numbers", text="Add the ones first.", helpful=2, created=1),
+    Entry(id="e1", kind="example", key="What is 2 + 2?", text="2 + 2 = 4\nA: 4", created=2),
+    Entry(id="e2", kind="example", key="Which cat sleeps?", text="All cats sleep.\nA: all", created=3),
+    Entry(id="c1", kind="snippet", key="Sums", text="print(2 + 3)", created=4),
+    Entry(id="m1", kind="mistake", key="What is 2 + 3?", text="It is not 6.", harmful=1, created=5),
+    Entry(id="w1", kind="sheet", key="", text="Sums go from right to left.", created=6),
+)
+"""What a fake memory holds."""
+
+
+@dataclass
+class FakeMemory:
+    """A memory in a list; keeps what was committed without applying it."""
+
+    name: str
+    held: list[Entry] = field(default_factory=list)
+    writable: bool = True
+    commits: list[tuple[tuple[Operation, ...], Rules, int]] = field(default_factory=list)
+    """(operations, rules, dropped before) of every commit."""
+
+    async def version(self) -> int:
+        """How often it was committed to."""
+        return len(self.commits)
+
+    async def entries(self, kinds: Sequence[EntryKind] = KINDS) -> list[Entry]:
+        """The entries of some kinds."""
+        return [entry for entry in self.held if entry.kind in kinds]
+
+    async def nearest(self, text: str, k: int, kinds: Sequence[EntryKind] = KINDS) -> list[Entry]:
+        """The k entries whose letters are nearest to those of a text."""
+        entries = await self.entries(kinds)
+        (asked,) = _letters([text])
+        near = [
+            sum(one * two for one, two in zip(asked, vector, strict=True))
+            for vector in _letters([f"{entry.key} {entry.text}" for entry in entries])
+        ]
+        return [entries[index] for index in sorted(range(len(entries)), key=lambda index: -near[index])[:k]]
+
+    async def commit(self, operations: Sequence[Operation], rules: Rules, dropped: int = 0) -> Commit:
+        """Keep what is to be done."""
+        self.commits.append((tuple(operations), rules, dropped))
+        return Commit(version=len(self.commits), applied=len(operations))
+
+
 @dataclass
 class FakeContext:
     """A context in memory: scripted replies, which end at stop strings, counted calls, a budget in completions."""
@@ -95,6 +140,8 @@ class FakeContext:
     sandbox: Sandbox = field(default_factory=lambda: FakeSandbox())
     files: dict[str, list[dict[str, Json]]] = field(default_factory=dict)
     """What `rows` reads, by path."""
+    memories: dict[str, FakeMemory] = field(default_factory=dict)
+    """What `memory` gives, by name."""
     calls: int = 0
     waiting: int = 0
     requests: list[tuple[str, Request]] = field(default_factory=list)
@@ -139,12 +186,11 @@ class FakeContext:
 
     async def embed(self, texts: Sequence[str]) -> list[tuple[float, ...]]:
         """Counts of letters, as unit vectors: texts with the same letters are near."""
-        counts = [[1e-3 + text.lower().count(letter) for letter in string.ascii_lowercase] for text in texts]
-        return [tuple(count / math.hypot(*row) for count in row) for row in counts]
+        return _letters(texts)
 
     def memory(self, name: str) -> Memory:
-        """No memory is there unless a test's context brings one."""
-        raise DataError("the context has no memories", where=name)
+        """The memory of this name, with an entry of every kind unless the test put another there."""
+        return self.memories.setdefault(name, FakeMemory(name, [*ENTRIES]))
 
     def rows(self, path: str) -> Sequence[Mapping[str, Json]]:
         """The rows that the test put there."""
@@ -155,6 +201,11 @@ class FakeContext:
     def emit(self, event: str, data: Mapping[str, Json]) -> None:
         """Keep the event."""
         self.events.append((event, dict(data)))
+
+
+def _letters(texts: Sequence[str]) -> list[tuple[float, ...]]:
+    counts = [[1e-3 + text.lower().count(letter) for letter in string.ascii_lowercase] for text in texts]
+    return [tuple(count / math.hypot(*row) for count in row) for row in counts]
 
 
 def make_candidates(texts: Sequence[str], scores: Sequence[str] = ("judge", "logprob")) -> tuple[Candidate, ...]:
@@ -199,7 +250,7 @@ class NodeCase:
     def given(self, context: FakeContext) -> FakeContext:
         """The context with what the node may count on: the case's files; if marked `oracle`, a grader that likes 1."""
         context.files = self.files
-        if NODES.get(self.name).oracle and context.oracle is None:
+        if self.make().oracle and context.oracle is None:
             context.oracle = lambda candidate: float(candidate.answer == "1")
         return context
 

@@ -73,7 +73,7 @@ def others(name: str, field: str, now: Json) -> Iterator[Json]:
         yield from (now + 1, now - 1, now / 2, 1 - now, now + 0.1, 1, 2)
     yield from ("large", "judge", "logprob", "steps/0", "other", "\n", "mean", "first", "Numbers", "small")
     yield from (1, 2, 3, 0.5, 0.05, True, False, None)
-    yield from (["A"], ["step"], [{"question": "q", "answer": "A: 1"}], ["plain", "step_by_step"])
+    yield from (["A"], ["step"], [{"question": "q", "answer": "A: 1"}], ["plain", "step_by_step"], ["example"])
     yield from ([{"name": "depth", "weight": 1.0}], "inferred", "contract/long", "documents.jsonl", "examples.jsonl")
 
 
@@ -88,7 +88,7 @@ def seen(node: Node, case: NodeCase) -> object:
             output: object = asyncio.run(node.run(state, context))
         except Exception as error:  # an option may name a score or a field that is not there: that is a change too
             output = str(error)
-        done += [context.requests, context.calls, output]
+        done += [context.requests, context.calls, output, context.memories]
     return said, done
 
 

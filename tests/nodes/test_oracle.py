@@ -28,7 +28,7 @@ def test_the_first_right_one_comes_first_and_the_rest_stay() -> None:
 
 
 def test_it_is_marked() -> None:
-    assert Oracle.oracle
+    assert Oracle(OracleParams()).oracle
 
 
 def test_outside_an_evaluation_it_says_so() -> None:
