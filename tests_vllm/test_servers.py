@@ -28,6 +28,11 @@ SAMPLES = 32
 STEPS: Json = {"sample": {"model": "m", "n": SAMPLES, "max_tokens": 160}}
 
 
+def few_at_once(log: Path, **serve: Json) -> dict[str, Json]:
+    """A model that is asked little at a time, so that much is still to come when the first answer is there."""
+    return {**entry("small", log, **serve), "concurrency": 4}
+
+
 async def killed_in_mid_run(whole: Pipeline, items: list[Item], log: Path) -> list[RunResult | BaseException]:
     """Ask everything, and kill the server's process group once the first answer is there."""
     asks = [
@@ -51,7 +56,7 @@ async def test_a_killed_server_is_one_line_and_nothing_received_is_asked_again(
 ) -> None:
     log = tmp_path / "server.log"
     store = Store.open(str(tmp_path / "runs.db"))
-    models = {"m": entry("small", log)}
+    models = {"m": few_at_once(log)}
     gateway = Gateway(store)
     whole = pipeline(gateway, models, STEPS, "vote")
     done = await killed_in_mid_run(whole, items, log)
@@ -84,7 +89,7 @@ async def test_a_killed_server_is_one_line_and_nothing_received_is_asked_again(
 
 async def test_a_killed_server_is_started_again(items: list[Item], tmp_path: Path, gateway: Gateway) -> None:
     log = tmp_path / "server.log"
-    whole = pipeline(gateway, {"m": entry("small", log, restart=True)}, STEPS, "vote")
+    whole = pipeline(gateway, {"m": few_at_once(log, restart=True)}, STEPS, "vote")
     done = await killed_in_mid_run(whole, items, log)
     assert [one for one in done if isinstance(one, BaseException)] == []
     store = gateway.store

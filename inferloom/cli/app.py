@@ -6,7 +6,7 @@ from typing import Annotated
 
 import typer
 
-from inferloom.cli import bank, evaluation, init, models, nodes, plan, run, runs, scaling, search, show, studies
+from inferloom.cli import bank, evaluation, init, memory, models, nodes, plan, run, runs, scaling, search, show, studies
 from inferloom.cli.options import Group, group_with_default
 
 app = typer.Typer(
@@ -44,5 +44,10 @@ app.command("nodes")(nodes.nodes)
 app.command("scaling")(scaling.scaling)
 app.command("studies")(studies.studies)
 app.command("init")(init.init)
-for _name, _module, _default in (("models", models, "list"), ("runs", runs, "list"), ("bank", bank, "size")):
+for _name, _module, _default in (
+    ("models", models, "list"),
+    ("runs", runs, "list"),
+    ("bank", bank, "size"),
+    ("memory", memory, "list"),
+):
     app.add_typer(_module.app, name=_name, cls=group_with_default(_default))

@@ -8,7 +8,7 @@ from typing import Annotated
 import typer
 
 from inferloom.cli.options import DEFAULT_DB, Db, Json, open_to_read
-from inferloom.cli.output import count, print_json, print_table, print_text
+from inferloom.cli.output import count, print_json, print_table, print_text, report
 from inferloom.core.errors import SetupError
 
 app = typer.Typer(help="Look after the stored completions and prompts.")
@@ -58,7 +58,7 @@ def prune(
         removed = store.bank_prune(older_than_days=older_than, stream=stream, model=model)
     finally:
         store.close()
-    _report({"removed": removed}, f"removed {count(removed, 'completion')}", json)
+    report({"removed": removed}, f"removed {count(removed, 'completion')}", json)
 
 
 @app.command("export")
@@ -77,7 +77,7 @@ def export(
         written = store.bank_export(path)
     finally:
         store.close()
-    _report({"written": written, "path": str(path)}, f"wrote {count(written, 'completion')} to {path}", json)
+    report({"written": written, "path": str(path)}, f"wrote {count(written, 'completion')} to {path}", json)
 
 
 @app.command("forget")
@@ -93,17 +93,10 @@ def forget(
         )
     store = open_to_read(db)
     try:
-        report = store.bank_forget(text)
+        forgotten = store.bank_forget(text)
     finally:
         store.close()
     from dataclasses import asdict
 
-    figures = asdict(report)
-    _report(figures, "removed or blanked: " + ", ".join(f"{value:,} {name}" for name, value in figures.items()), json)
-
-
-def _report(document: dict[str, object], sentence: str, json: bool) -> None:
-    if json:
-        print_json(document)
-    else:
-        print_text(sentence)
+    figures = asdict(forgotten)
+    report(figures, "removed or blanked: " + ", ".join(f"{value:,} {name}" for name, value in figures.items()), json)

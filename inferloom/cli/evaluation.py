@@ -5,20 +5,22 @@ from __future__ import annotations
 import time
 import uuid
 from collections.abc import Callable
-from typing import TYPE_CHECKING, Annotated, Literal, cast, get_args
+from typing import TYPE_CHECKING, Annotated, Literal, NamedTuple, cast, get_args
 
 import typer
 
-from inferloom.cli.options import DEFAULT_DB, Db, Json, Stream, keep_what_is_loaded, open_store
+from inferloom.cli.options import DEFAULT_DB, Db, Json, Namespace, Stream, keep_what_is_loaded, open_store
 from inferloom.cli.output import count, err, print_json, print_text, usage_line
 from inferloom.cli.run import PipelineArgument
-from inferloom.core.errors import SpecError
+from inferloom.core.errors import SpecError, UnknownNameError
+from inferloom.core.memory import DEFAULT_NAMESPACE
 
 if TYPE_CHECKING:
     from inferloom.evaluation.data import DataSet, FieldName
     from inferloom.evaluation.evaluate import Evaluation, ItemResult
     from inferloom.evaluation.graders import GraderSpec
     from inferloom.evaluation.item import Item
+    from inferloom.memory.scope import MemoryScope
     from inferloom.pipelines.run import Pipeline
     from inferloom.store import Store
 
@@ -51,11 +53,25 @@ def evaluate(
     limit: Annotated[int | None, typer.Option("--limit", min=1, help="Only the first so many items.")] = None,
     count_: Annotated[int, typer.Option("--count", min=1, help="How many items to make (made tasks only).")] = 200,
     concurrency: Annotated[int, typer.Option("--concurrency", min=1, help="Items in work at once.")] = 32,
+    memory: Annotated[
+        str,
+        typer.Option(
+            "--memory",
+            metavar="frozen|online",
+            help="frozen: memories are only read. online: a fork of each learns, one item after the other.",
+        ),
+    ] = "frozen",
+    order: Annotated[
+        int | None, typer.Option("--order", metavar="SEED", help="Shuffles the items (online only).")
+    ] = None,
+    namespace: Namespace = DEFAULT_NAMESPACE,
     stream: Stream = None,
     db: Db = DEFAULT_DB,
     json: Json = False,
 ) -> None:
     """Run a pipeline over a data set and grade its answers."""
+    stream = stream or uuid.uuid4().hex
+    scope = _scope(memory, order, namespace, stream)
     loaded = load_data(data, fields or [], grader, limit, count_, where="eval")
     items = _part(loaded, split)
     from inferloom.models.client import Gateway
@@ -70,19 +86,32 @@ def evaluate(
         keep_what_is_loaded()
         if split in ("all", "test"):
             store.write_sync(TouchRow(dataset=loaded.name, split="test", study="eval", created=time.time()))
-        done = run_sync(
-            _evaluate(ready, items, loaded, store, stream or uuid.uuid4().hex, split, concurrency, not json)
-        )
+        asked = _Asked(items, stream, split, concurrency, scope, order)
+        done = run_sync(_evaluate(ready, asked, loaded, store, progress=not json))
         touches = store.touches(loaded.name)
     finally:
         store.close()
     if json:
         print_json(_document(ready.spec.hash, loaded.name, split, done, touches))
         return
+    _print(done)
+    if scope.protocol == "online":
+        print_text(f"learned: inferloom memory list; the forks are in the namespace {scope.home}")
+    if split in ("all", "test"):
+        print_text(f"the test part of {loaded.name} has now been looked at {count(touches, 'time')}")
+
+
+def _print(done: Evaluation) -> None:
     mean = done.mean
     if done.oracle:
         print_text("oracle: a step looked at the right answers, so this is a bound, not to be compared with the rest")
     print_text(f"score {mean.mean:.1%} (95% interval {mean.low:.1%} to {mean.high:.1%}, {count(mean.n, 'item')})")
+    if done.halves is not None:
+        early, late = done.halves
+        print_text(
+            f"first half of the stream {early.mean:.1%} ({early.low:.1%} to {early.high:.1%}),"
+            f" last half {late.mean:.1%} ({late.low:.1%} to {late.high:.1%})"
+        )
     print_text(f"nominal: {usage_line(done.usage)}")
     print_text(f"billed: {usage_line(done.billed)}; {done.wall_seconds:.1f} s")
     if done.grading.runs:
@@ -99,8 +128,6 @@ def evaluate(
             f"{count(len(done.ungraded), 'item')} could not be graded and count as 0; "
             f"the first, {first.item}: {first.stopped}"
         )
-    if split in ("all", "test"):
-        print_text(f"the test part of {loaded.name} has now been looked at {count(touches, 'time')}")
 
 
 def load_data(data: str, fields: list[str], grader: str | None, limit: int | None, made: int, *, where: str) -> DataSet:
@@ -151,16 +178,30 @@ def _part(data: DataSet, split: str) -> tuple[Item, ...]:
     return split_items(data.items, SplitSpec(), name=data.name)[cast("SplitName", split)]
 
 
-async def _evaluate(
-    pipeline: Pipeline,
-    items: tuple[Item, ...],
-    data: DataSet,
-    store: Store,
-    stream: str,
-    split: str,
-    concurrency: int,
-    progress: bool,
-) -> Evaluation:
+class _Asked(NamedTuple):
+    """What is asked, and how."""
+
+    items: tuple[Item, ...]
+    stream: str
+    split: str
+    concurrency: int
+    memory: MemoryScope
+    order: int | None
+
+
+def _scope(protocol: str, order: int | None, namespace: str, stream: str) -> MemoryScope:
+    from inferloom.memory.scope import MemoryScope
+
+    if protocol not in ("frozen", "online"):
+        raise UnknownNameError("protocol", protocol, ("frozen", "online"), where="eval --memory")
+    if protocol == "frozen":
+        if order is not None:
+            raise SpecError("`--order` goes with `--memory online`; otherwise no order matters", where="eval --order")
+        return MemoryScope(namespace, "frozen")
+    return MemoryScope(namespace, "online", fork=f"eval-{stream}" + ("" if order is None else f"/{order}"))
+
+
+async def _evaluate(pipeline: Pipeline, asked: _Asked, data: DataSet, store: Store, *, progress: bool) -> Evaluation:
     from rich.progress import MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
 
     from inferloom.evaluation.evaluate import evaluate as run_over
@@ -173,16 +214,18 @@ async def _evaluate(
         transient=True,
         disable=not progress,
     ) as bar:
-        on_item = _counting(bar.update, bar.add_task("", total=len(items), right="-"))
+        on_item = _counting(bar.update, bar.add_task("", total=len(asked.items), right="-"))
         try:
             return await run_over(
                 pipeline,
-                items,
+                asked.items,
                 grader=data.grader,
                 store=store,
-                stream=stream,
-                split=split,
-                concurrency=concurrency,
+                stream=asked.stream,
+                split=asked.split,
+                concurrency=asked.concurrency,
+                memory=asked.memory,
+                order=asked.order,
                 on_item=on_item,
                 judges=lambda judge: type(pipeline)(judge, pipeline.gateway),
             )
@@ -223,6 +266,7 @@ def _document(pipeline: str, data: str, split: str, done: Evaluation, touches: i
                 "stopped": result.stopped,
                 "run_id": result.run,
                 "usage": result.nominal.to_json(),
+                "position": result.position,
             }
             for result in done.results
         ],

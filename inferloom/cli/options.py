@@ -33,6 +33,10 @@ Stream = Annotated[
     ),
 ]
 
+Namespace = Annotated[
+    str, typer.Option("--namespace", metavar="NAME", help="Whose memories the pipeline means: a user's, a team's.")
+]
+
 
 def open_store(url: str) -> Store:
     """The database of `--db`, made or upgraded where needed.

@@ -9,6 +9,7 @@ import json
 import re
 import sys
 from collections.abc import Iterable, Mapping, Sequence
+from datetime import datetime
 from typing import TYPE_CHECKING
 
 from inferloom.core.errors import InferloomError
@@ -98,6 +99,25 @@ def usage_line(usage: Usage) -> str:
     )
 
 
-def count(number: float, what: str) -> str:
+def count(number: float, what: str, several: str | None = None) -> str:
     """A number of things: `1 call`, `1,200 calls`."""
-    return f"{number:,} {what}" + ("" if number == 1 else "s")
+    return f"{number:,} {what if number == 1 else several or f'{what}s'}"
+
+
+def report(document: Mapping[str, object], sentence: str, as_json: bool) -> None:
+    """What a command did: a sentence, or a document."""
+    if as_json:
+        print_json(document)
+    else:
+        print_text(sentence)
+
+
+def short(text: str, width: int = 48) -> str:
+    """The beginning of a text, on one line."""
+    line = " ".join(clean(text).split())
+    return line if len(line) <= width else line[: width - 1] + "…"
+
+
+def moment(seconds: float) -> str:
+    """A time (Unix seconds) on this machine's clock."""
+    return datetime.fromtimestamp(seconds).strftime("%Y-%m-%d %H:%M:%S")

@@ -7,9 +7,10 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from inferloom.cli.options import DEFAULT_DB, Db, Json, Stream, open_store
+from inferloom.cli.options import DEFAULT_DB, Db, Json, Namespace, Stream, open_store
 from inferloom.cli.output import clean, count, print_json, print_text, remark, usage_line
 from inferloom.core.errors import SetupError
+from inferloom.core.memory import DEFAULT_NAMESPACE
 
 if TYPE_CHECKING:
     from inferloom.pipelines.run import Pipeline, RunResult
@@ -26,6 +27,7 @@ def run(
         list[str] | None, typer.Option("--note", help="Text put in front of the question; may be repeated.")
     ] = None,
     watch: Annotated[bool, typer.Option("--watch", help="Tell on standard error what each node does.")] = False,
+    namespace: Namespace = DEFAULT_NAMESPACE,
     stream: Stream = None,
     db: Db = DEFAULT_DB,
     json: Json = False,
@@ -43,7 +45,7 @@ def run(
     store = open_store(db)
     try:
         loaded = Pipeline(spec, Gateway(store))
-        result = run_sync(_answer(loaded, text, stream, tuple(note or ()), watch))
+        result = run_sync(_answer(loaded, text, stream, tuple(note or ()), namespace, watch))
     finally:
         store.close()
     if json:
@@ -63,13 +65,16 @@ def run(
 
 
 async def _answer(
-    pipeline: Pipeline, question: str, stream: str | None, notes: tuple[str, ...], watch: bool
+    pipeline: Pipeline, question: str, stream: str | None, notes: tuple[str, ...], namespace: str, watch: bool
 ) -> RunResult:
     """Run on the background loop, tell what happens if asked to, and close the models."""
+    from inferloom.memory.scope import MemoryScope
+
+    memory = MemoryScope(namespace)
     try:
         if not watch:
-            return await pipeline.ainvoke(question, stream=stream, notes=notes)
-        async for event in pipeline.astream(question, stream=stream, notes=notes):
+            return await pipeline.ainvoke(question, stream=stream, notes=notes, memory=memory)
+        async for event in pipeline.astream(question, stream=stream, notes=notes, memory=memory):
             if event.result is not None:
                 return event.result
             if event.kind != "token":

@@ -2,13 +2,12 @@
 
 from __future__ import annotations
 
-from datetime import datetime
 from typing import TYPE_CHECKING, Annotated
 
 import typer
 
 from inferloom.cli.options import DEFAULT_DB, Db, Json, open_to_read
-from inferloom.cli.output import clean, print_json, print_pairs, print_table, print_text, usage_line
+from inferloom.cli.output import clean, moment, print_json, print_pairs, print_table, print_text, short, usage_line
 
 if TYPE_CHECKING:
     from inferloom.store.rows import CallRow, RunRow
@@ -40,11 +39,11 @@ def list_runs(
         [
             [
                 run.id[:12],
-                _time(run.started),
+                moment(run.started),
                 _status(run),
                 run.pipeline[:8],
-                _short(run.question),
-                _short(run.answer or "-"),
+                short(run.question),
+                short(run.answer or "-"),
             ]
             for run in found
         ],
@@ -96,7 +95,7 @@ def show_run(
                 str(number),
                 call.step,
                 call.model,
-                call.outcome + (f": {_short(call.error)}" if call.error else ""),
+                call.outcome + (f": {short(call.error)}" if call.error else ""),
                 str(call.completions),
                 str(call.nominal.calls),
                 str(call.billed.calls),
@@ -148,14 +147,5 @@ def _call_json(call: CallRow) -> dict[str, object]:
 
 def _status(run: RunRow) -> str:
     if run.error:
-        return f"{run.status}: {_short(run.error)}"
+        return f"{run.status}: {short(run.error)}"
     return f"{run.status}, stopped: {run.stopped}" if run.stopped else run.status
-
-
-def _time(seconds: float) -> str:
-    return datetime.fromtimestamp(seconds).strftime("%Y-%m-%d %H:%M:%S")
-
-
-def _short(text: str, width: int = 48) -> str:
-    line = " ".join(clean(text).split())
-    return line if len(line) <= width else line[: width - 1] + "…"

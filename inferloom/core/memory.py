@@ -15,6 +15,8 @@ KINDS: tuple[EntryKind, ...] = get_args(EntryKind)
 one text of a memory that is rewritten whole."""
 Verdict = Literal["used", "helpful", "harmful"]
 
+DEFAULT_NAMESPACE = "default"
+"""Whose memories they are where nobody says it."""
 CHARACTERS_PER_TOKEN = 4
 """Sheets are measured without a tokenizer, since several models may read one."""
 

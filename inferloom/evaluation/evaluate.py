@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 import asyncio
+import json
 import time
-from collections.abc import Callable, Sequence
-from dataclasses import dataclass, field
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field, replace
 from random import Random
 from typing import TYPE_CHECKING
 
@@ -19,6 +20,7 @@ from inferloom.evaluation.stats import Interval, mean_interval
 from inferloom.store import EvaluationRow, Store
 
 if TYPE_CHECKING:
+    from inferloom.memory.scope import MemoryScope
     from inferloom.pipelines.run import RunResult
     from inferloom.pipelines.spec import PipelineSpec
 
@@ -50,6 +52,8 @@ class ItemResult:
     """Wall seconds of the run; zero where the row was there from before."""
     resumed: bool = False
     """Whether the row was there from before."""
+    position: int | None = None
+    """Its place in the stream of an online evaluation, from 0."""
 
     @property
     def failed(self) -> bool:
@@ -102,6 +106,16 @@ class Evaluation:
         return tuple(result for result in self.results if result.failed)
 
     @property
+    def halves(self) -> tuple[Interval, Interval] | None:
+        """The mean scores of the first and the last half of an online evaluation's stream; None for others."""
+        line = sorted((result.position, result.score) for result in self.results if result.position is not None)
+        if len(line) < 2:
+            return None
+        scores = [score for _, score in line]
+        middle = len(scores) // 2
+        return mean_interval(scores[:middle], seed=0), mean_interval(scores[middle:], seed=0)
+
+    @property
     def ungraded(self) -> tuple[ItemResult, ...]:
         """The items whose answers could not be graded.
 
@@ -126,6 +140,8 @@ async def evaluate(
     rng: Random | None = None,
     most_failed: float = 0.2,
     judges: Callable[[PipelineSpec], Answers] | None = None,
+    memory: MemoryScope | None = None,
+    order: int | None = None,
 ) -> Evaluation:
     """Run a pipeline over items and grade what it answers.
 
@@ -148,6 +164,10 @@ async def evaluate(
         most_failed: The largest share of items that may fail, by a model of the pipeline or of the grader; with more
             the evaluation ends. Items that could not be graded are no failures.
         judges: Makes the pipelines through which a grader asks its model; needed by such graders only.
+        memory: How the pipeline's memories are used. None, or the protocol `frozen`: they are read as they were when
+            the evaluation began, and never written. `online`: a fork of each is read and written, one item after the
+            other.
+        order: Seeds the order in which an online evaluation asks its items; None: as they stand.
 
     Raises:
         DataError: There are no items.
@@ -163,12 +183,13 @@ async def evaluate(
     place = None if study is None or trial is None else (study, trial)
     grading = Grading()
     grader = _ready(grader, judges, pipeline.spec, study, grading)
-    work = _Work(pipeline, grader, store, stream, split, place, study, on_item, most_failed * len(items))
+    line = _Line.of(items, memory, order, stream=stream, split=split)
+    work = _Work(pipeline, grader, store, stream, split, place, study, on_item, most_failed * len(items), line)
     done = {} if place is None else _rows_there(store, *place, split, pipeline.spec.hash)
     for item in items:
         if item.id in done:
             work.take(done[item.id])
-    await work.run_all([item for item in items if item.id not in done], concurrency)
+    await work.run_all([item for item in line.items if item.id not in done], 1 if line.online else concurrency)
     results = tuple(work.results[item.id] for item in items)
     seed = 0 if rng is None else rng.getrandbits(32)
     return Evaluation(
@@ -219,6 +240,35 @@ def _rows_there(store: Store, study: str, trial: int, split: str, pipeline: str)
     return {item: result for item, result in results.items() if not (result.failed or result.ungraded)}
 
 
+@dataclass(frozen=True, slots=True)
+class _Line:
+    """The order in which items are asked, and what each may do with memories."""
+
+    items: Sequence[Item]
+    scope: MemoryScope
+    record: str
+    positions: Mapping[str, int]
+
+    @classmethod
+    def of(cls, items: Sequence[Item], memory: MemoryScope | None, order: int | None, **names: str) -> _Line:
+        from inferloom.memory.scope import MemoryScope
+
+        scope, ordered = memory or MemoryScope(protocol="frozen"), list(items)
+        if order is not None and scope.protocol == "online":
+            Random(order).shuffle(ordered)
+        record = json.dumps({**names, "order": order, "items": len(items)})
+        return cls(ordered, scope, record, {item.id: position for position, item in enumerate(ordered)})
+
+    @property
+    def online(self) -> bool:
+        """Whether an item may read what those before it taught."""
+        return self.scope.protocol == "online"
+
+    def scope_of(self, item: Item) -> MemoryScope:
+        """What an item may do with memories."""
+        return self.scope.at(self.positions[item.id], self.record) if self.online else self.scope
+
+
 class _Work:
     """One evaluation while it goes on."""
 
@@ -233,16 +283,20 @@ class _Work:
         study: str | None,
         on_item: Callable[[ItemResult], None] | None,
         failures_allowed: float,
+        line: _Line,
     ) -> None:
         self._pipeline, self._grader, self._store = pipeline, grader, store
         self._stream, self._split, self._place, self._study = stream, split, place, study
         self._on_item = on_item
         self._failures_allowed = failures_allowed
+        self._line = line
         self._failures = 0
         self._ended = False
         self.results: dict[str, ItemResult] = {}
 
     def take(self, result: ItemResult) -> None:
+        if self._line.online:
+            result = replace(result, position=self._line.positions[result.item])
         self.results[result.item] = result
         if self._on_item is not None:
             self._on_item(result)
@@ -284,6 +338,7 @@ class _Work:
                 item=item.id,
                 tag=self._split,
                 oracle=self._oracle(item) if self._pipeline.spec.uses_oracle else None,
+                memory=self._line.scope_of(item),
             )
             score = await self._grader.agrade(item, answered.answer, answered.text)
         except UnsupportedCodeError as error:

@@ -111,7 +111,7 @@ def apply(
 
 
 def _add(draft: Draft, add: Add) -> None:
-    reason = _unfit(add.kind, add.key, add.text)
+    reason = unfit(add.kind, add.key, add.text)
     if reason:
         draft.drop(add, reason)
         return
@@ -145,7 +145,7 @@ def _update(draft: Draft, update: Update) -> None:
         return
     key = old.key if update.key is None else update.key
     text = old.text if update.text is None else update.text
-    reason = _unfit(old.kind, key, text)
+    reason = unfit(old.kind, key, text)
     if reason or (key, text) == (old.key, old.text):
         draft.drop(update, reason or "changes nothing")
         return
@@ -215,7 +215,7 @@ def _apply_one(draft: Draft, operation: Operation) -> None:
             _rewrite(draft, operation)
 
 
-def _unfit(kind: EntryKind, key: str, text: str) -> str:
+def unfit(kind: EntryKind, key: str, text: str) -> str:
     """Why an entry cannot be kept; empty where it can."""
     if kind not in KINDS or kind == "sheet":
         return f"kind `{kind}`"

@@ -7,6 +7,7 @@ sheet; none ever changes, and going back to one makes a new one that looks like 
 from __future__ import annotations
 
 import threading
+import time
 import weakref
 from collections.abc import Mapping, Sequence, Set
 from dataclasses import dataclass, replace
@@ -14,14 +15,16 @@ from typing import Literal
 
 from inferloom.core.digest import digest
 from inferloom.core.errors import UnknownNameError, UserError
-from inferloom.core.memory import Entry
+from inferloom.core.memory import DEFAULT_NAMESPACE, Entry
+from inferloom.memory.masking import mask as masked_text
 from inferloom.memory.sheet import Cheatsheet
 from inferloom.memory.vectors import Vectors, searched_text
 from inferloom.models.embedding import Embedder
 from inferloom.store import Store
 from inferloom.store.memories import MemoryRow, VersionRow
 
-DEFAULT_NAMESPACE = "default"
+_MERGE = "merge|"
+"""How the source of a version begins that a merge made; the other memory's id and version follow."""
 Resolution = Literal["both", "ours", "theirs"]
 
 
@@ -135,24 +138,50 @@ class MemoryBook:
 
         return await sheet.replace(change, action=f"rolled back to {version}")
 
+    async def bring(
+        self, sheet: Cheatsheet, entries: Sequence[Entry], *, source: str, mask: bool = True
+    ) -> tuple[int, int]:
+        """Put entries in from outside, over those with the same ids; (the version, pieces of personal data masked)."""
+        masked = 0
+        clean: list[Entry] = []
+        for entry in entries:
+            (key, one), (text, two) = (masked_text(part) if mask else (part, 0) for part in (entry.key, entry.text))
+            masked += one + two
+            clean.append(replace(entry, key=key, text=text, created=entry.created or time.time()))
+
+        def change(now: Mapping[str, Entry]) -> tuple[list[Entry], list[str]]:
+            return [entry for entry in clean if now.get(entry.id) != entry], []
+
+        return await sheet.replace(change, action=f"imported {source}"), masked
+
     async def merge(self, sheet: Cheatsheet, other: Cheatsheet, resolution: Resolution = "both") -> int:
         """Bring what another memory learned into this one, as of their last common version; the new version's number.
 
         An entry that only the other side changed is taken over, one that it deleted is deleted unless this side
         changed it, counters add up. Where both changed the wording, `resolution` says which stays; `both` keeps the
-        other's as an entry of its own. What is new there is added.
+        other's as an entry of its own. What is new there is added. Merging again brings only what came since.
+
+        Raises:
+            UserError: It is the same memory.
         """
-        base = await self._common(sheet, other)
-        theirs = {entry.id: entry for entry in await other.entries()}
+        if sheet.id == other.id:
+            raise UserError("a memory cannot be merged into itself", where=f"memory `{sheet.row.name}`")
+        base, version = self._common(sheet, other), other.head()
+        theirs = {entry.id: entry for entry in await other.entries(version)}
 
         def change(ours: Mapping[str, Entry]) -> tuple[list[Entry], list[str]]:
             return merged(base, ours, theirs, resolution)
 
         place = f"{other.row.namespace}/{other.row.name}"
-        return await sheet.replace(change, action=f"merged {place} at {other.head()}")
+        source = f"{_MERGE}{other.id}|{version}"
+        return await sheet.replace(change, action=f"merged {place} at {version}", source=source)
 
-    async def _common(self, sheet: Cheatsheet, other: Cheatsheet) -> dict[str, Entry]:
-        """What both came from; nothing where they have nothing in common."""
+    def _common(self, sheet: Cheatsheet, other: Cheatsheet) -> dict[str, Entry]:
+        """What both had when they last had the same, or came from; nothing where they have nothing in common."""
+        exchanged = [*self._exchanges(sheet, other), *self._exchanges(other, sheet)]
+        if exchanged:
+            _, id, version = max(exchanged)
+            return {entry.id: entry for entry in self.store.memories.entries(id, version)}
         ours, theirs = self._line(sheet.row), self._line(other.row)
         for id, version in ours:
             for other_id, other_version in theirs:
@@ -160,6 +189,12 @@ class MemoryBook:
                     found = self.store.memories.entries(id, min(version, other_version))
                     return {entry.id: entry for entry in found}
         return {}
+
+    def _exchanges(self, into: Cheatsheet, other: Cheatsheet) -> list[tuple[float, str, int]]:
+        """The times when one memory was merged into the other: (when, the other's id, its version)."""
+        mark = f"{_MERGE}{other.id}|"
+        sources = [(row.created, row.source or "") for row in self.store.memories.versions(into.id)]
+        return [(when, other.id, int(one.removeprefix(mark))) for when, one in sources if one.startswith(mark)]
 
     def _line(self, row: MemoryRow) -> list[tuple[str, int]]:
         """A memory and what it was forked from, up to the first: (id, version)."""

@@ -12,11 +12,11 @@ from __future__ import annotations
 import asyncio
 import json
 from collections.abc import Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Literal
 
-from inferloom.core.memory import KINDS, Commit, Entry, EntryKind, Memory, Operation, Rules
-from inferloom.memory.book import DEFAULT_NAMESPACE, MemoryBook
+from inferloom.core.memory import DEFAULT_NAMESPACE, KINDS, Commit, Entry, EntryKind, Memory, Operation, Rules
+from inferloom.memory.book import MemoryBook
 from inferloom.memory.sheet import Cheatsheet
 
 Protocol = Literal["live", "frozen", "online"]
@@ -34,12 +34,19 @@ class MemoryScope:
     """The question's place in its stream, from 0."""
     record: str | None = None
     """How the evaluation goes, as JSON; kept with a fork."""
+    moment: float | None = None
+    """When a frozen evaluation began (Unix seconds), so that one that is taken up later reads the same; None: now."""
     pins: dict[str, int] = field(default_factory=dict, compare=False)
     """Versions that frozen runs read, by name; shared by the runs of one evaluation."""
 
-    def at(self, position: int) -> MemoryScope:
+    @property
+    def home(self) -> str:
+        """The namespace where its memories are."""
+        return f"{self.namespace}:{self.fork}" if self.protocol == "online" else self.namespace
+
+    def at(self, position: int, record: str) -> MemoryScope:
         """The scope of one question of a stream."""
-        return MemoryScope(self.namespace, self.protocol, self.fork, position, self.record, self.pins)
+        return replace(self, position=position, record=record)
 
     def memory(self, book: MemoryBook, name: str, source: str, run: str) -> Memory:
         """What a node sees of a memory.
@@ -114,27 +121,27 @@ class RunMemory:
         sheet = book.open(self.name, scope.namespace)
         if scope.protocol == "live":
             return sheet, sheet.head()
-        return sheet, scope.pins.setdefault(self.name, sheet.head())
+        return sheet, scope.pins.setdefault(self.name, _frozen(scope, book, sheet))
 
 
-def fork_namespace(namespace: str, fork: str) -> str:
-    """Where the forks of an online evaluation live."""
-    return f"{namespace}:{fork}"
+def _frozen(scope: MemoryScope, book: MemoryBook, sheet: Cheatsheet) -> int:
+    """The version that an evaluation reads."""
+    return sheet.head() if scope.moment is None else book.store.memories.version_at(sheet.id, scope.moment)
 
 
 def _forked(scope: MemoryScope, book: MemoryBook, name: str) -> Cheatsheet:
     """The fork of a memory for one stream, made from the version that the study's first fork was made from."""
-    namespace = fork_namespace(scope.namespace, scope.fork)
+    namespace = scope.home
     row = book.store.memories.find(namespace, name)
     if row is None:
         origin = book.open(name, scope.namespace)
-        siblings = fork_namespace(scope.namespace, scope.fork.split("/")[0])
+        siblings = f"{scope.namespace}:{scope.fork.split('/')[0]}"
         versions = [
             other.parent_version
             for other in book.store.memories.all()
             if other.name == name and other.namespace.startswith(f"{siblings}/") and other.parent == origin.id
         ]
-        version = next((one for one in versions if one is not None), origin.head())
+        version = next((one for one in versions if one is not None), _frozen(scope, book, origin))
         record = {**json.loads(scope.record or "{}"), "frozen_version": version}
         row = book.store.memories.fork(origin.row, version, namespace, name, protocol=json.dumps(record))
     return book.opened(row)

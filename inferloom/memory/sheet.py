@@ -169,6 +169,10 @@ class Cheatsheet:
             UnknownNameError: The memory is gone.
         """
         operations, masked = _prepared(operations, rules)
+        if rules.dedup is not None:
+            told = len(operations)
+            operations = _without_repeats(operations)
+            dropped += told - len(operations)
         adds = [operation for operation in operations if isinstance(operation, Add)] if rules.dedup is not None else []
         texts = [searched(add.kind, add.key, add.text) for add in adds]
         vectors = dict(zip(texts, await self._vectors.of(texts), strict=True)) if texts else {}
@@ -219,13 +223,18 @@ class Cheatsheet:
         return await self._until_first(attempt)
 
     async def replace(
-        self, change: Callable[[Mapping[str, Entry]], tuple[list[Entry], list[str]]], *, action: str
+        self,
+        change: Callable[[Mapping[str, Entry]], tuple[list[Entry], list[str]]],
+        *,
+        action: str,
+        source: str | None = None,
     ) -> int:
         """Write entries and remove ids as a function of the newest version says; the newest version's number then.
 
         Args:
             change: From the sheet, by id, to (entries in their new state, ids that go).
             action: What the version's history says.
+            source: What makes the change: a source that made one before makes none now.
 
         Raises:
             StorageError: The database takes no writes, or other writers were always faster.
@@ -234,7 +243,7 @@ class Cheatsheet:
         async def attempt() -> int | None:
             seen, now = await self._read(None, lambda snapshot: (snapshot.version, dict(snapshot.entries)))
             written, removed = change(now)
-            if not written and not removed:
+            if source is None and not written and not removed:
                 return seen
             left = {**now, **{entry.id: entry for entry in written}}
             for id in removed:
@@ -246,6 +255,7 @@ class Cheatsheet:
                 action=action,
                 entries=len(left),
                 tokens=tokens,
+                source=source,
                 created=time.time(),
             )
             new = Change(row=row, written=written, removed=removed)
@@ -345,6 +355,15 @@ def _prepared(operations: Sequence[Operation], rules: Rules) -> tuple[list[Opera
         return operation
 
     return [prepared(operation) for operation in operations], masked
+
+
+def _without_repeats(operations: Sequence[Operation]) -> list[Operation]:
+    """Operations without additions that one before them makes already."""
+    kept: list[Operation] = []
+    for operation in operations:
+        if not (isinstance(operation, Add) and operation in kept):
+            kept.append(operation)
+    return kept
 
 
 def _expired(entry: Entry, now: float) -> bool:

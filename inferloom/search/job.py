@@ -69,6 +69,11 @@ class JobSpec(BaseModel):
     sampler: str = "tpe"
     seed: int = Field(default=0, ge=0, lt=2**31)
     concurrency: int = Field(default=64, ge=1, le=4096, description="items that are answered at once, over all trials")
+    memory: Literal["frozen", "online"] = Field(
+        default="frozen",
+        description="`frozen`: memories are read as they were when the study began; `online`: every trial learns on a"
+        " fork of its own, one item after the other",
+    )
     finalists: int = Field(default=4, ge=1, le=64, description="the best on dev, compared afresh on the confirm split")
     max_billed: MaxBilled = Field(default_factory=MaxBilled)
     baselines: Literal["auto", "none"] = Field(

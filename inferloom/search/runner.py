@@ -8,8 +8,9 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import Awaitable, Callable, Sequence
+from dataclasses import replace
 from random import Random
-from typing import Unpack
+from typing import Literal, Unpack
 
 from inferloom.core.errors import BudgetExceededError
 from inferloom.core.types import Json
@@ -17,6 +18,7 @@ from inferloom.evaluation.data import DataSet
 from inferloom.evaluation.evaluate import Evaluation, ItemResult, evaluate
 from inferloom.evaluation.item import Item
 from inferloom.evaluation.splits import SplitName, Splits
+from inferloom.memory.scope import MemoryScope
 from inferloom.models.budget import Budget, Purse, measures
 from inferloom.models.client import Gateway
 from inferloom.pipelines.document import content_hash
@@ -39,6 +41,8 @@ class Runner:
         concurrency: Items in work at once, over all evaluations.
         budget: The most that the study may bill, over all its calls.
         on_item: Called with every result.
+        memory: The protocol of the trials' memories.
+        began: When the study began, in Unix seconds: memories are read as they were then.
     """
 
     def __init__(
@@ -53,6 +57,8 @@ class Runner:
         concurrency: int,
         budget: Budget,
         on_item: Callable[[ItemResult], None],
+        memory: Literal["frozen", "online"],
+        began: float,
     ) -> None:
         self._store, self._study, self._data, self._splits = store, study, data, splits
         self._seed, self._on_item = seed, on_item
@@ -62,6 +68,8 @@ class Runner:
         gateway.billed = self.purse
         self.data_hash = data_hash(data)
         self._gate = asyncio.Semaphore(concurrency)
+        self._memory = memory
+        self._frozen = MemoryScope(protocol="frozen", moment=began)
         self._active = 0
         self._idle = asyncio.Event()
 
@@ -102,7 +110,15 @@ class Runner:
             on_item=None if trial is None else self._on_item,
             rng=Random(derived_seed(self._seed, split, spec.hash)),
             judges=lambda judge: _Held(self, self.pipeline(judge)),
+            memory=self._scope(split, trial),
+            order=self._seed,
         )
+
+    def _scope(self, split: SplitName, trial: int | None) -> MemoryScope:
+        """What runs may do with memories; a probe learns nothing."""
+        if self._memory == "frozen" or trial is None:
+            return self._frozen
+        return replace(self._frozen, protocol="online", fork=f"{self._study}/{trial}/{split}")
 
     async def hold(self, run: Callable[[], Awaitable[RunResult]]) -> RunResult:
         """One run within the study's limits.

@@ -239,6 +239,8 @@ class _Study:
             concurrency=job.spec.concurrency,
             budget=job.spec.max_billed.budget(),
             on_item=self._on_item,
+            memory=job.spec.memory,
+            began=self.created,
         )
         return None
 

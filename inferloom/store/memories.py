@@ -185,12 +185,16 @@ class Memories:
 
     def version_before(self, memory: str, position: int) -> int:
         """The newest version that no question at this place of the stream, or after it, has made."""
+        return self._newest(memory, or_(_VERSIONS.c.position.is_(None), _VERSIONS.c.position < position))
+
+    def version_at(self, memory: str, moment: float) -> int:
+        """The newest version at a time (Unix seconds)."""
+        return self._newest(memory, _VERSIONS.c.created <= moment)
+
+    def _newest(self, memory: str, condition: ColumnElement[bool]) -> int:
         columns = _VERSIONS.c
-        row = self._access.row(
-            select(func.max(columns.version).label("version")).where(
-                columns.memory == memory, or_(columns.position.is_(None), columns.position < position)
-            )
-        )
+        newest = select(func.max(columns.version).label("version")).where(columns.memory == memory, condition)
+        row = self._access.row(newest)
         return int(row["version"] or 0) if row is not None else 0
 
     def commit(self, change: Change) -> Written | None:

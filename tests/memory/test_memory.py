@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import time
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 
@@ -115,6 +116,35 @@ async def test_a_fork_goes_its_own_way_and_merges_back(book: MemoryBook) -> None
     await book.merge(sheet, fork)
     found = {entry.text: (entry.helpful, entry.harmful) for entry in await sheet.entries()}
     assert found == {"common": (3, 1), "new": (0, 0)}
+    # Again, with nothing new there; then with one more mark; then back.
+    await book.merge(sheet, fork)
+    await fork.commit([Mark(common.id, "harmful")], Rules())
+    await book.merge(sheet, fork)
+    found = {entry.text: (entry.helpful, entry.harmful) for entry in await sheet.entries()}
+    assert found == {"common": (3, 2), "new": (0, 0)}
+    await book.merge(fork, sheet)
+    assert {entry.text: (entry.helpful, entry.harmful) for entry in await fork.entries()} == found
+    with pytest.raises(UserError, match="into itself"):
+        await book.merge(sheet, sheet)
+
+
+async def test_equal_additions_of_one_change_are_one(book: MemoryBook) -> None:
+    sheet = book.open("twice")
+    tip = Add("strategy", "k", "the same")
+    await sheet.commit([tip, tip], Rules())
+    assert [entry.text for entry in await sheet.entries()] == ["the same"]
+    await sheet.commit([tip, tip], Rules(dedup=None))
+    assert len(await sheet.entries()) == 3
+
+
+async def test_entries_expire(book: MemoryBook) -> None:
+    sheet = book.open("short")
+    await sheet.commit([Add("strategy", "k", "stays")], Rules())
+    await sheet.commit([Add("strategy", "q", "goes")], Rules(days=1e-6))
+    await asyncio.sleep(0.2)
+    assert [entry.text for entry in await sheet.entries()] == ["stays"]
+    assert book.expire(sheet, time.time()) == 1
+    assert [entry.text for entry in book.store.memories.every_state(sheet.id)] == ["stays"]
 
 
 async def test_concurrent_writers_lose_nothing(tmp_path: Path) -> None:
@@ -172,7 +202,7 @@ async def test_scopes_frozen_reads_only_and_online_forks(book: MemoryBook) -> No
     frozen = MemoryScope(protocol="frozen").memory(book, "m", "s", "r")
     assert (await frozen.commit([Add("strategy", "q", "new")], Rules())).applied == 0
     online = MemoryScope(protocol="online", fork="study/0/1")
-    await online.at(0).memory(book, "m", "s0", "r0").commit([Add("strategy", "q", "learned")], Rules(dedup=None))
-    assert len(await online.at(0).memory(book, "m", "again", "r").entries()) == 1
-    assert len(await online.at(1).memory(book, "m", "s1", "r1").entries()) == 2
+    await online.at(0, "{}").memory(book, "m", "s0", "r0").commit([Add("strategy", "q", "learned")], Rules(dedup=None))
+    assert len(await online.at(0, "{}").memory(book, "m", "again", "r").entries()) == 1
+    assert len(await online.at(1, "{}").memory(book, "m", "s1", "r1").entries()) == 2
     assert [entry.text for entry in await book.open("m").entries()] == ["known"]
