@@ -6,7 +6,7 @@ STAMP := .venv/.stamp
 VLLM_STAMP := .venv-vllm/.stamp
 DEMO := demo
 
-.PHONY: help venv check format test test-vllm demo bench-overhead bench-prefix-cache bench-speculative bench-techniques clean
+.PHONY: help venv check format test test-vllm demo bench-memory bench-overhead bench-prefix-cache bench-speculative bench-techniques clean
 
 help: ## Show this list
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / {printf "  make %-18s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
@@ -50,6 +50,9 @@ bench-speculative: $(STAMP) ## Speculative reasoning with the pocket pair beside
 
 bench-prefix-cache: ## How much of spec_reason's prompts vLLM's prefix cache holds; ARGS="--card" writes docs/vllm.md
 	@$(NEED_VLLM) && .venv-vllm/bin/python -m benchmarks.prefix_cache $(ARGS)
+
+bench-memory: $(STAMP) ## What a memory gains, keeps under a limit, and costs to read; ARGS="--card" writes docs/memory.md
+	$(BIN)/python benchmarks/memory.py $(ARGS)
 
 bench-overhead: $(STAMP) ## CPU per node beside a bare LangGraph graph of the same shape
 	$(BIN)/python benchmarks/overhead.py

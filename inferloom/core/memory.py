@@ -165,8 +165,11 @@ class Memory(Protocol):
         """What it holds, the oldest first; without expired entries."""
         ...
 
-    async def nearest(self, text: str, k: int, kinds: Sequence[EntryKind] = KINDS) -> list[Entry]:
-        """The k entries nearest to a text by embedding, the nearest first; without expired entries."""
+    async def nearest(self, text: str, k: int, kinds: Sequence[EntryKind] = KINDS, least: float = -1.0) -> list[Entry]:
+        """The k entries nearest to a text by embedding, the nearest first, those of at least a cosine.
+
+        Expired entries are left out.
+        """
         ...
 
     async def commit(self, operations: Sequence[Operation], rules: Rules, dropped: int = 0) -> Commit:

@@ -82,10 +82,10 @@ class RunMemory:
         sheet, version = await self._sheet()
         return await sheet.entries(version, kinds)
 
-    async def nearest(self, text: str, k: int, kinds: Sequence[EntryKind] = KINDS) -> list[Entry]:
-        """The k entries nearest to a text by embedding, the nearest first; without expired entries."""
+    async def nearest(self, text: str, k: int, kinds: Sequence[EntryKind] = KINDS, least: float = -1.0) -> list[Entry]:
+        """The k entries nearest to a text by embedding, the nearest first, those of at least a cosine."""
         sheet, version = await self._sheet()
-        return [entry for entry, _ in await sheet.nearest(text, k, version, kinds)]
+        return [entry for entry, cosine in await sheet.nearest(text, k, version, kinds) if cosine >= least]
 
     async def commit(self, operations: Sequence[Operation], rules: Rules, dropped: int = 0) -> Commit:
         """Apply operations to the newest version; once per run and place in the pipeline.

@@ -137,6 +137,7 @@ class Cheatsheet:
         self, text: str, k: int, version: int | None = None, kinds: Sequence[EntryKind] = KINDS
     ) -> list[tuple[Entry, float]]:
         """The k entries nearest to a text with their cosines, the nearest first, without expired entries."""
+        version = self.head() if version is None else version
         if k < 1 or not await self._read(version, lambda snapshot: bool(snapshot.entries)):
             return []
         query, now = await self._vectors.of_query(text), time.time()

@@ -54,6 +54,11 @@ class CurateParams(Params):
     least: float = Field(
         0.5, description="The score from which on an answer is right", json_schema_extra={"search": [0.5, 0.75, 1.0]}
     )
+    below: float | None = Field(
+        None,
+        description="Below this score an answer is wrong, and from here to `least` the check says nothing; without it"
+        " every answer is right or wrong",
+    )
     keep: Annotated[tuple[EntryKind, ...], Field(min_length=1)] = Field(
         ("strategy", "example", "snippet", "mistake"), description="What may be added (mode delta)"
     )
@@ -74,6 +79,8 @@ class CurateParams(Params):
     def _fits_mode(self) -> CurateParams:
         if (self.feedback == "verifier") != (self.by is not None):
             raise ValueError("curate needs `by`, the score that decides, with feedback `verifier`, and only there")
+        if self.below is not None and (self.feedback == "none" or self.below > self.least):
+            raise ValueError("`below` goes with feedback, and must not be above `least`")
         if self.mode == "cumulative" and self.model is None:
             raise ValueError("curate with mode `cumulative` needs `model`, which writes the sheet")
         if self.mode == "full_history" and self.model is not None:
@@ -163,24 +170,32 @@ class Curate(Node):
     def _verdict(self, candidate: Candidate, context: NodeContext) -> bool | None:
         """Whether the answer is right; None where nothing says so."""
         params = self.params
-        if params.by is not None:
-            return scores_of([candidate], params.by, context)[0] >= params.least
         if params.feedback == "none":
             return None
+        if params.by is not None:
+            return self._said(scores_of([candidate], params.by, context)[0])
         if context.oracle is None:
             raise UserError(
                 "`curate` with feedback `label` looks at the right answer, so it works only inside an evaluation; use"
                 " `verifier` here",
                 where=context.path,
             )
-        return context.oracle(candidate) >= params.least
+        return self._said(context.oracle(candidate))
+
+    def _said(self, score: float) -> bool | None:
+        """What a score says: right, wrong, or nothing."""
+        below = self.params.least if self.params.below is None else self.params.below
+        return True if score >= self.params.least else False if score < below else None
 
     async def _learned(self, lesson: Lesson) -> Proposals:
         params = self.params
         if params.mode == "full_history":
             return Proposals([Add("example", lesson.question, lesson.candidate.text)], [])
         if params.model is None:
-            return await by_code(lesson, params.keep)
+            # A check that says nothing is no reason to believe an answer.
+            silent = lesson.succeeded is None and params.feedback != "none"
+            return Proposals([], []) if silent else await by_code(lesson, params.keep)
         if params.mode == "cumulative":
             return await rewritten(lesson, params.model, params.limit, params.max_tokens)
-        return await by_model(lesson, params.model, params.keep, params.k, params.max_tokens)
+        marks = params.feedback == "none"
+        return await by_model(lesson, params.model, params.keep, params.k, params.max_tokens, marks=marks)

@@ -49,15 +49,18 @@ async def by_code(lesson: Lesson, keep: Sequence[EntryKind]) -> Proposals:
     return await _that_run(Proposals(made, []), lesson.context)
 
 
-async def by_model(lesson: Lesson, model: str, keep: Sequence[EntryKind], k: int, max_tokens: int) -> Proposals:
-    """Typed operations that a model proposes, who sees up to `k` entries: those that were read, then the nearest."""
+async def by_model(
+    lesson: Lesson, model: str, keep: Sequence[EntryKind], k: int, max_tokens: int, *, marks: bool
+) -> Proposals:
+    """Typed operations that a model proposes, who sees up to `k` entries: those that were read, then the nearest.
+
+    `marks` says whether it may mark entries; where there is feedback, that does it.
+    """
     everything = {entry.id: entry for entry in await lesson.memory.entries() if entry.kind != "sheet"}
     near = [entry.id for entry in await lesson.memory.nearest(lesson.question, k, keep)]
     ids = [id for id in dict.fromkeys([*lesson.read, *near]) if id in everything][:k]
     shown: list[Entry] = [everything[id] for id in ids]
     entries = [{"kind": entry.kind, "key": entry.key, "text": entry.text} for entry in shown]
-    # Where there is feedback, it marks the entries, not the model.
-    marks = lesson.succeeded is None
     tag = _tag(lesson)
     values = {"entries": entries, "kinds": list(keep), "marks": marks, "changes": MOST_CHANGES}
     reply = await _reply(lesson, model, CURATE, tag, values, max_tokens)

@@ -81,6 +81,13 @@ class RecallParams(Params):
         description="Entries to take (modes nearest and retrieve_synthesize)",
         json_schema_extra={"search": [1, 2, 4]},
     )
+    least: float = Field(
+        -1.0,
+        ge=-1,
+        le=1,
+        description="Leave out entries with a lower cosine than this (modes nearest and retrieve_synthesize)",
+        json_schema_extra={"search": [-1.0, 0.5]},
+    )
     kinds: Annotated[tuple[EntryKind, ...], Field(min_length=1)] = Field(KINDS, description="What is taken")
     limit: int = Field(2000, ge=1, le=1_000_000, description="The most tokens of entries, four characters each")
     examples: Literal["turns", "notes"] = Field(
@@ -165,7 +172,7 @@ class Recall(Node):
         if params.mode == "empty":
             return []
         if params.mode != "whole":
-            near = await memory.nearest(question, params.k, params.kinds)
+            near = await memory.nearest(question, params.k, params.kinds, params.least)
             return _within(near, params.limit)[::-1]
         everything = await memory.entries(params.kinds)
         kept = {entry.id for entry in _within(sorted(everything, key=lambda entry: -entry.worth), params.limit)}

@@ -108,7 +108,7 @@ class FakeMemory:
         """The entries of some kinds."""
         return [entry for entry in self.held if entry.kind in kinds]
 
-    async def nearest(self, text: str, k: int, kinds: Sequence[EntryKind] = KINDS) -> list[Entry]:
+    async def nearest(self, text: str, k: int, kinds: Sequence[EntryKind] = KINDS, least: float = -1.0) -> list[Entry]:
         """The k entries whose letters are nearest to those of a text."""
         entries = await self.entries(kinds)
         (asked,) = _letters([text])
@@ -116,7 +116,8 @@ class FakeMemory:
             sum(one * two for one, two in zip(asked, vector, strict=True))
             for vector in _letters([f"{entry.key} {entry.text}" for entry in entries])
         ]
-        return [entries[index] for index in sorted(range(len(entries)), key=lambda index: -near[index])[:k]]
+        chosen = sorted(range(len(entries)), key=lambda index: -near[index])[:k]
+        return [entries[index] for index in chosen if near[index] >= least]
 
     async def commit(self, operations: Sequence[Operation], rules: Rules, dropped: int = 0) -> Commit:
         """Keep what is to be done."""

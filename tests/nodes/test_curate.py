@@ -64,6 +64,13 @@ def test_without_a_model_a_success_is_kept_and_what_was_read_is_marked() -> None
     assert curate(FakeContext())[:2] == [Mark("s1", "used"), Mark("e1", "used")]
 
 
+def test_a_check_that_says_nothing_neither_marks_nor_keeps() -> None:
+    some: dict[str, Json] = {**BY, "least": 0.8, "below": 0.2}
+    assert curate(FakeContext(), state(score=0.5), **some) == [Mark("s1", "used"), Mark("e1", "used")]
+    assert curate(FakeContext(), state(score=0.8), **some)[0] == Mark("s1", "helpful")
+    assert curate(FakeContext(), state(score=0.1), **some)[0] == Mark("s1", "harmful")
+
+
 def test_a_text_without_an_answer_or_an_end_teaches_nothing() -> None:
     cut = state()
     cut = replace(cut, candidates=(replace(cut.candidates[0], finished=False),))
@@ -219,6 +226,8 @@ def test_labels_are_an_oracle_and_only_inside_an_evaluation() -> None:
         ({"mode": "cumulative"}, "needs `model`"),
         ({"mode": "full_history", "model": "large"}, "takes no `model`"),
         ({"keep": ["sheet"]}, "cannot have `sheet`"),
+        ({"below": 0.1}, "goes with feedback"),
+        ({"below": 0.9, **BY}, "not be above `least`"),
     ],
 )
 def test_options_that_do_not_go_together_are_refused(params: dict[str, Json], said: str) -> None:
