@@ -6,7 +6,7 @@ STAMP := .venv/.stamp
 VLLM_STAMP := .venv-vllm/.stamp
 DEMO := demo
 
-.PHONY: help venv check format test test-vllm demo bench-memory bench-overhead bench-prefix-cache bench-speculative bench-techniques clean
+.PHONY: help venv check format test test-postgres test-vllm demo bench-memory bench-overhead bench-prefix-cache bench-speculative bench-techniques clean
 
 help: ## Show this list
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / {printf "  make %-18s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
@@ -28,6 +28,9 @@ format: $(STAMP) ## Mend what the linter and the formatter can mend
 
 test: $(STAMP) ## Every test
 	$(BIN)/python -m pytest
+
+test-postgres: $(STAMP) ## The tests of database and memories on a real PostgreSQL server, started for them
+	$(BIN)/python scripts/with_postgres.py $(BIN)/python -m pytest tests/store tests/memory
 
 # Makes .venv-vllm/ where that is due; ends the recipe well where the package index has no vLLM for this machine.
 define NEED_VLLM

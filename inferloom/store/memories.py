@@ -144,8 +144,9 @@ class Memories:
 
     def _made(self, row: MemoryRow, origin: str | None, version: int) -> MemoryRow:
         def work(connection: Connection) -> MemoryRow:
-            statement = _insert_or_keep(connection, _MEMORIES).values(asdict(row))
-            if connection.execute(statement).rowcount == 0:
+            # PostgreSQL's driver counts rows of such an insert as -1; what is returned says whether there was one.
+            made = _insert_or_keep(connection, _MEMORIES).values(asdict(row)).returning(_MEMORIES.c.id)
+            if connection.execute(made).first() is None:
                 columns = _MEMORIES.c
                 here = (columns.namespace == row.namespace, columns.name == row.name)
                 return MemoryRow(**connection.execute(select(_MEMORIES).where(*here)).mappings().one())

@@ -4,8 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import time
-from collections.abc import Iterator, Sequence
-from pathlib import Path
+from collections.abc import Sequence
 
 import pytest
 
@@ -16,7 +15,6 @@ from inferloom.memory.book import MemoryBook
 from inferloom.memory.masking import mask
 from inferloom.memory.scope import MemoryScope
 from inferloom.nodes.testing import FakeContext
-from inferloom.store import Store
 
 
 class SlowEmbedder(FakeContext):
@@ -29,12 +27,6 @@ class SlowEmbedder(FakeContext):
         self.started.set()
         await self.go_on.wait()
         return await super().embed(texts)
-
-
-@pytest.fixture
-def book(tmp_path: Path) -> Iterator[MemoryBook]:
-    with Store.open(str(tmp_path / "m.db")) as store:
-        yield MemoryBook(store, FakeContext(), "letters")
 
 
 def entry(id: str, *, helpful: int = 0, harmful: int = 0, created: float = 0) -> Entry:
@@ -147,23 +139,6 @@ async def test_entries_expire(book: MemoryBook) -> None:
     assert [entry.text for entry in book.store.memories.every_state(sheet.id)] == ["stays"]
 
 
-async def test_concurrent_writers_lose_nothing(tmp_path: Path) -> None:
-    url, rules = str(tmp_path / "w.db"), Rules(dedup=None)
-    stores = [Store.open(url) for _ in range(5)]
-    books = [MemoryBook(store, FakeContext(), "letters") for store in stores]
-
-    async def write(number: int) -> None:
-        sheet = books[number % 5].open("shared")
-        await sheet.commit([Add("strategy", f"key {number}", f"text {number}")], rules, source=f"s{number}")
-
-    await asyncio.gather(*(write(number) for number in range(50)))
-    sheet = books[0].open("shared")
-    assert {entry.text for entry in await sheet.entries()} == {f"text {number}" for number in range(50)}
-    assert sorted(row.version for row in books[0].versions(sheet)) == list(range(51))
-    for store in stores:
-        store.close()
-
-
 async def test_nearest_and_forgetting(book: MemoryBook) -> None:
     sheet = book.open("m")
     await sheet.commit(
@@ -206,3 +181,9 @@ async def test_scopes_frozen_reads_only_and_online_forks(book: MemoryBook) -> No
     assert len(await online.at(0, "{}").memory(book, "m", "again", "r").entries()) == 1
     assert len(await online.at(1, "{}").memory(book, "m", "s1", "r1").entries()) == 2
     assert [entry.text for entry in await book.open("m").entries()] == ["known"]
+
+
+async def test_who_makes_a_memory_second_gets_the_first_ones(book: MemoryBook) -> None:
+    first, second = (book.store.memories.create("default", "both") for _ in range(2))
+    assert first == second
+    assert book.opened(second).head() == 0
