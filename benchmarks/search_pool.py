@@ -53,6 +53,8 @@ KINDS: dict[str, tuple[int, int]] = {"dev": (240, 31), "reference": (2000, 32)}
 class Drawn:
     """What an address has given so far on one item, in the order of its indexes."""
 
+    number: int
+    """The address's place among those of the item."""
     completions: list[Completion] = field(default_factory=list)
     wanted: asyncio.Lock = field(default_factory=asyncio.Lock)
 
@@ -66,7 +68,7 @@ class ItemBank:
 
     async def take(self, address: Address, first: int, count: int) -> list[Completion]:
         """The draws `first`, `first + 1`, ... of an address, made where they are not there."""
-        drawn = self._drawn.setdefault(address, Drawn())
+        drawn = self._drawn.get(address) or self._drawn.setdefault(address, Drawn(len(self._drawn)))
         async with drawn.wanted:
             missing = range(len(drawn.completions), first + count)
             if missing:
@@ -77,7 +79,7 @@ class ItemBank:
 
     def number(self, address: Address) -> int:
         """The address as a number that holds for the item."""
-        return list(self._drawn).index(address)
+        return self._drawn[address].number
 
 
 def _seed(stream: str, model: str, request: Request, index: int) -> int:

@@ -111,7 +111,7 @@ class Rules:
     """What holds for every change of a memory."""
 
     limit: int | None = None
-    """The most tokens of the whole sheet; above it entries that helped least go first."""
+    """The most tokens of the whole sheet; above it goes what did harm, then what helped least for its time."""
     dedup: float | None = 0.95
     """A new entry at least this near (cosine) to one of its kind counts as that one; None: never."""
     days: float | None = None

@@ -28,6 +28,10 @@ from inferloom.core.memory import (
 MOST_CHARACTERS = 20_000
 """Of one entry's text; a longer one is no lesson."""
 MOST_KEY_CHARACTERS = 4_000
+_NEWCOMERS = 0.25
+"""The part of the limit that entries without a gain so far may keep."""
+_GRACE = 0.125
+"""Of the age of the oldest entry: by so much every entry is taken to be older than it is."""
 
 Twin = Callable[[EntryKind, str, str], str | None]
 """(kind, key, text) -> the id of an entry so near that it is the same; None where there is none."""
@@ -229,26 +233,30 @@ def unfit(kind: EntryKind, key: str, text: str) -> str:
 def _evict(draft: Draft, limit: int) -> None:
     """Bring the sheet under its limit.
 
-    Who goes first: what did more harm than good, the worst first; then what nobody gained from so far, the oldest
-    first; what helped goes last, the least helpful and longest unused first.
+    First goes what did more harm than good, the worst first. Entries that nobody gained from so far keep a quarter of
+    the limit, the newest of them, so that what is new can prove itself; the others go. Of those that helped, the ones
+    that helped least for the time that they were there go: what once helped much and is needed no more makes room.
     """
     size = draft.tokens
-    if size <= limit:
-        return
-    for entry in sorted(draft.entries.values(), key=_keeping):
-        if size <= limit:
-            break
-        if entry.kind != "sheet":
-            draft.take(entry.id)
-            draft.evicted += 1
-            size -= entry.tokens
-
-
-def _keeping(entry: Entry) -> tuple[int, int, float, str]:
-    """How much an entry is worth keeping; the smallest goes first."""
-    recent = entry.last_used or entry.created
-    if entry.worth < 0:
-        return 0, entry.worth, recent, entry.id
-    if entry.worth == 0:
-        return 1, 0, entry.created, entry.id
-    return 2, entry.worth, recent, entry.id
+    judged = [entry for entry in draft.entries.values() if entry.kind != "sheet"] if size > limit else []
+    harmful = sorted((entry for entry in judged if entry.worth < 0), key=lambda entry: (entry.worth, entry.id))
+    fresh = sorted((entry for entry in judged if entry.worth == 0), key=lambda entry: (entry.created, entry.id))
+    oldest = min((entry.created for entry in judged), default=draft.now)
+    # As if each had been there for a while longer, so that one good turn does not outweigh a long record.
+    grace = max(1e-3, (draft.now - oldest) * _GRACE)
+    proven = sorted(
+        (entry for entry in judged if entry.worth > 0),
+        key=lambda entry: (entry.worth / (draft.now - entry.created + grace), entry.id),
+    )
+    newcomers = sum(entry.tokens for entry in fresh)
+    while size > limit and (harmful or fresh or proven):
+        if harmful:
+            gone = harmful.pop(0)
+        elif fresh and (newcomers > limit * _NEWCOMERS or not proven):
+            gone = fresh.pop(0)
+            newcomers -= gone.tokens
+        else:
+            gone = proven.pop(0)
+        draft.take(gone.id)
+        draft.evicted += 1
+        size -= gone.tokens

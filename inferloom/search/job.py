@@ -74,6 +74,7 @@ class JobSpec(BaseModel):
         description="`frozen`: memories are read as they were when the study began; `online`: every trial learns on a"
         " fork of its own, one item after the other",
     )
+    racing: bool = Field(default=True, description="stop trials early that are shown to be beaten")
     finalists: int = Field(default=4, ge=1, le=64, description="the best on dev, compared afresh on the confirm split")
     max_billed: MaxBilled = Field(default_factory=MaxBilled)
     baselines: Literal["auto", "none"] = Field(

@@ -10,7 +10,7 @@ from inferloom.core.types import Json, Usage
 from inferloom.evaluation.stats import Interval
 
 Kind: TypeAlias = Literal["winner", "front", "baseline"]
-TrialStatus: TypeAlias = Literal["done", "duplicate", "failed"]
+TrialStatus: TypeAlias = Literal["done", "stopped", "duplicate", "failed"]
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -107,7 +107,8 @@ class TrialSummary:
     number: int
     batch: int
     status: TrialStatus
-    """`duplicate`: the same pipeline as `duplicate_of`, told its values, run no second time."""
+    """`stopped`: shown to be beaten before it had answered every item; `duplicate`: the same pipeline as
+    `duplicate_of`, told its values, run no second time."""
     values: dict[str, Json]
     """The holes that were filled, by name."""
     pipeline_hash: str

@@ -9,6 +9,7 @@ from __future__ import annotations
 import asyncio
 from collections.abc import Awaitable, Callable, Sequence
 from dataclasses import replace
+from functools import partial
 from random import Random
 from typing import Literal, Unpack
 
@@ -67,6 +68,9 @@ class Runner:
         self.purse = Purse(budget, before.billed + before.bound, label="max_billed ")
         gateway.billed = self.purse
         self.data_hash = data_hash(data)
+        self._dev = list(splits.dev)
+        Random(derived_seed(seed, "order of dev")).shuffle(self._dev)
+        self._told: set[tuple[int, SplitName, str]] = set()
         self._gate = asyncio.Semaphore(concurrency)
         self._memory = memory
         self._frozen = MemoryScope(protocol="frozen", moment=began)
@@ -81,18 +85,23 @@ class Runner:
         """
         return Pipeline(spec, self._gateway)
 
-    async def evaluate(self, spec: PipelineSpec, split: SplitName, trial: int) -> Evaluation:
-        """A pipeline on a whole split; items that have their row are not run again.
+    async def evaluate(
+        self, spec: PipelineSpec, split: SplitName, trial: int, *, items: int | None = None
+    ) -> Evaluation:
+        """A pipeline on a split, or on the first items of it; items that have their row are not run again.
+
+        The items of dev stand in a random order that is the study's.
 
         Raises:
             BudgetExceededError: The study may bill no more; runs that were under way have ended and are kept.
             ModelError, StorageError: As `evaluate`.
         """
-        return await self._evaluate(spec, self._splits[split], split, trial)
+        whole = self._dev if split == "dev" else self._splits[split]
+        return await self._evaluate(spec, whole[:items], split, trial)
 
     async def probe(self, spec: PipelineSpec, items: int) -> Evaluation:
         """A pipeline on the first few dev items, on the dev stream, without rows; to learn what it costs."""
-        return await self._evaluate(spec, self._splits.dev[:items], "dev", None)
+        return await self._evaluate(spec, self._dev[:items], "dev", None)
 
     async def _evaluate(
         self, spec: PipelineSpec, items: Sequence[Item], split: SplitName, trial: int | None
@@ -107,12 +116,18 @@ class Runner:
             study=self._study,
             trial=trial,
             concurrency=len(items),
-            on_item=None if trial is None else self._on_item,
+            on_item=None if trial is None else partial(self._tell, trial, split),
             rng=Random(derived_seed(self._seed, split, spec.hash)),
             judges=lambda judge: _Held(self, self.pipeline(judge)),
             memory=self._scope(split, trial),
             order=self._seed,
         )
+
+    def _tell(self, trial: int, split: SplitName, result: ItemResult) -> None:
+        """Tell of a result once, though a race goes over the first items again."""
+        if (trial, split, result.item) not in self._told:
+            self._told.add((trial, split, result.item))
+            self._on_item(result)
 
     def _scope(self, split: SplitName, trial: int | None) -> MemoryScope:
         """What runs may do with memories; a probe learns nothing."""

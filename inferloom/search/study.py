@@ -36,10 +36,12 @@ from inferloom.search.conclude import compare, cost, pareto, thinned, verdict
 from inferloom.search.job import SearchJob
 from inferloom.search.progress import Event, EventKind, Progress, Silent, State
 from inferloom.search.projection import Projection
-from inferloom.search.result import Comparison, Entry, Kind, MeanUsage, StudyResult, TrialSummary
+from inferloom.search.racing import beaten_by, estimate, looks
+from inferloom.search.result import Comparison, Kind, MeanUsage, StudyResult, TrialSummary
 from inferloom.search.runner import Runner, data_hash
 from inferloom.search.samplers import Proposer, Told
 from inferloom.search.template import Values
+from inferloom.search.trial import Tested, Trial, entry, label, pooled, reached, status
 from inferloom.store import Store, StudyRow, TouchRow
 
 PROBED = 16
@@ -84,52 +86,6 @@ async def run_study(
 
 
 @dataclass(slots=True)
-class _Trial:
-    """One trial while the study goes on."""
-
-    number: int
-    batch: int
-    values: Values
-    spec: PipelineSpec | None = None
-    dev: Evaluation | None = None
-    confirm: Evaluation | None = None
-    duplicate_of: int | None = None
-    error: str | None = None
-
-    @property
-    def quality(self) -> float:
-        """Mean score on dev."""
-        assert self.dev is not None
-        return self.dev.mean.mean
-
-    @property
-    def nominal(self) -> MeanUsage:
-        """Mean nominal usage of a dev item."""
-        assert self.dev is not None
-        return MeanUsage.of(self.dev.nominal)
-
-    @property
-    def checked(self) -> PipelineSpec:
-        """The pipeline of a trial that was run."""
-        assert self.spec is not None
-        return self.spec
-
-
-@dataclass(slots=True)
-class _Tested:
-    """A pipeline that goes to the test split."""
-
-    label: str
-    kind: Kind
-    spec: PipelineSpec
-    number: int
-    """Its trial number in the table of evaluations; below zero for baselines."""
-    trial: _Trial | None = None
-    dev: Evaluation | None = None
-    test: Evaluation | None = None
-
-
-@dataclass(slots=True)
 class _Book:
     """What the study's row keeps while it is running."""
 
@@ -148,7 +104,7 @@ class _Study:
         self.job, self.store, self.name, self.progress, self.gateway = job, store, name, progress, gateway
         self.command = command or f"inferloom search {shlex.quote(job.document.name)} --study {shlex.quote(name)}"
         self.state = State(study=name, trials=job.spec.trials)
-        self.trials: list[_Trial] = []
+        self.trials: list[Trial] = []
         self.book = _Book()
         self.created = time.time()
         self.stopped: str | None = None
@@ -166,8 +122,8 @@ class _Study:
             self._tell("finished", text=f"study `{self.name}` is finished already; this is its result")
             return finished
         await self._save("running")
-        tested: list[_Tested] = []
-        winner: _Trial | None = None
+        tested: list[Tested] = []
+        winner: Trial | None = None
         baselines: list[Baseline] = []
         try:
             await self._search()
@@ -245,11 +201,15 @@ class _Study:
         return None
 
     async def _save(self, status: str, result: StudyResult | None = None) -> None:
-        """Write the study's row. Its `result` is the result once it is done, and the book until then."""
+        """Write the study's row."""
+        await self.store.write(self._row(status, result))
+
+    def _row(self, status: str, result: StudyResult | None = None) -> StudyRow:
+        """The study's row. Its `result` is the result once it is done, and the book until then."""
         book: dict[str, Json] = {"asked": cast(Json, self.book.asked), "touched": self.book.touched}
         kept = result.to_json() if result is not None and status == "done" else book
         text = json.dumps(kept, ensure_ascii=False)
-        await self.store.write(replace(self.row, status=status, updated=time.time(), result=text))
+        return replace(self.row, status=status, updated=time.time(), result=text)
 
     async def _save_quietly(self, status: str) -> None:
         """The same where an error is on its way, which must not be hidden by another."""
@@ -286,11 +246,11 @@ class _Study:
     async def _run_batch(self, batch: int, points: Sequence[Values]) -> None:
         """The trials of a batch side by side; duplicates take over what the first of them reached."""
         started = [
-            _Trial(number=len(self.trials) + position, batch=batch, values=dict(values))
+            Trial(number=len(self.trials) + position, batch=batch, values=dict(values))
             for position, values in enumerate(points)
         ]
         first = {trial.spec.hash: trial for trial in self.trials if trial.spec and trial.duplicate_of is None}
-        fresh: list[_Trial] = []
+        fresh: list[Trial] = []
         for trial in started:
             data = self.job.space.point(trial.values)
             trial.spec = PipelineSpec(self.job.space.point_document(data))
@@ -299,30 +259,63 @@ class _Study:
                 fresh.append(trial)
             else:
                 trial.duplicate_of = twin.number
-        outcomes = await asyncio.gather(*(self._run_trial(trial) for trial in fresh), return_exceptions=True)
-        _raise_first(outcomes)
+        await self._race(fresh)
         for trial in started:
             if trial.duplicate_of is not None:
                 twin = first[trial.checked.hash]
-                trial.dev, trial.error = twin.dev, twin.error
+                trial.dev, trial.error, trial.estimate = twin.dev, twin.error, twin.estimate
                 self.state.items -= len(self.splits.dev)
         self.trials.extend(started)
         self.state.trials_done = len(self.trials)
         if all(trial.error for trial in self.trials):
             raise UserError(f"no trial of the first batch could be run; trial 0: {self.trials[0].error}")
 
-    async def _run_trial(self, trial: _Trial) -> None:
-        self._tell("trial_started", trial=trial.number)
+    async def _race(self, fresh: Sequence[Trial]) -> None:
+        """The trials of a batch from look to look, side by side; those that are beaten stop."""
+        whole = len(self.splits.dev)
+        stages = looks(whole) if self.job.spec.racing else [whole]
+        running = list(fresh)
+        for trial in running:
+            self._tell("trial_started", trial=trial.number)
+        for look in stages:
+            outcomes = await asyncio.gather(*(self._run_to(trial, look) for trial in running), return_exceptions=True)
+            _raise_first(outcomes)
+            if look < whole:
+                self._stop_beaten([trial for trial in running if not trial.error], len(stages) - 1)
+            for trial in running:
+                if look == whole or trial.error or trial.estimate is not None:
+                    self.state.items -= whole - look
+                    self._finished(trial)
+            running = [trial for trial in running if not trial.error and trial.estimate is None]
+
+    async def _run_to(self, trial: Trial, items: int) -> None:
         try:
-            trial.dev = await self.runner.evaluate(trial.checked, "dev", trial.number)
+            trial.dev = await self.runner.evaluate(trial.checked, "dev", trial.number, items=items)
         except (UserError, RequestRejectedError) as error:
             # A composition that cannot be run (a prompt too long for the model, say) is a result, not the search's end.
-            trial.error = error.sentence
+            trial.dev, trial.error = None, error.sentence
+
+    def _stop_beaten(self, running: Sequence[Trial], stages: int) -> None:
+        """Give those that are beaten their estimates."""
+        measure = self.job.measure if len(self.job.spec.objectives) > 1 else None
+        complete = self._complete()
+        standings = {trial.number: trial.standing(measure) for trial in (*running, *complete)}
+        found: dict[int, float] = {}
+        for trial in running:
+            rivals = [standings[other.number] for other in (*complete, *running) if other is not trial]
+            own = standings[trial.number]
+            place = beaten_by(own, rivals, stages)
+            if place is not None:
+                found[trial.number] = estimate(own, rivals[place], [other.quality for other in complete])
+        # All are judged by the same field; only then some leave it.
+        for trial in running:
+            trial.estimate = found.get(trial.number)
+
+    def _finished(self, trial: Trial) -> None:
         self.state.trials_done += 1
         self._note_best(trial)
-        words = shape(trial.checked)
-        reached = f"failed: {trial.error}" if trial.error else _reached(trial)
-        self._tell("trial_finished", trial=trial.number, text=f"trial {trial.number}: {reached}: {words}")
+        said = f"failed: {trial.error}" if trial.error else reached(trial)
+        self._tell("trial_finished", trial=trial.number, text=f"trial {trial.number}: {said}: {shape(trial.checked)}")
 
     def _told(self) -> list[Told]:
         """The finished trials as the sampler sees them; those that could not be run are left out."""
@@ -336,12 +329,14 @@ class _Study:
 
     # Choosing
 
-    def _distinct(self) -> list[_Trial]:
-        return [trial for trial in self.trials if trial.dev is not None and trial.duplicate_of is None]
+    def _complete(self) -> list[Trial]:
+        """The different trials that answered every item."""
+        distinct = [trial for trial in self.trials if trial.dev is not None and trial.duplicate_of is None]
+        return [trial for trial in distinct if trial.estimate is None]
 
-    async def _choose(self) -> _Trial:
+    async def _choose(self) -> Trial:
         """The winner: the best few on dev meet again on the confirm split."""
-        ranked = sorted(self._distinct(), key=self._rank)
+        ranked = sorted(self._complete(), key=self._rank)
         finalists = ranked[: self.job.spec.finalists]
         if not self.splits.confirm or len(finalists) == 1:
             return finalists[0]
@@ -350,29 +345,27 @@ class _Study:
         _raise_first(outcomes)
         # Dev and confirm scores together estimate best which is better. That the dev scores of the chosen are lucky is
         # no matter here: they are not reported as the winner's quality, those on the test split are.
-        return min(finalists, key=lambda trial: (-_pooled(trial), *self._rank(trial)))
+        return min(finalists, key=lambda trial: (-pooled(trial), *self._rank(trial)))
 
-    async def _confirm(self, trial: _Trial) -> None:
+    async def _confirm(self, trial: Trial) -> None:
         trial.confirm = await self.runner.evaluate(trial.checked, "confirm", trial.number)
 
-    def _rank(self, trial: _Trial) -> tuple[float, float, int]:
+    def _rank(self, trial: Trial) -> tuple[float, float, int]:
         return -trial.quality, cost(trial.nominal, self.job.measure), trial.number
 
-    def _front(self) -> list[_Trial]:
+    def _front(self) -> list[Trial]:
         measure = self.job.measure
-        return pareto([(trial, trial.quality, cost(trial.nominal, measure)) for trial in self._distinct()])
+        return pareto([(trial, trial.quality, cost(trial.nominal, measure)) for trial in self._complete()])
 
     # Reporting
 
-    def _searched(self, winner: _Trial) -> list[_Tested]:
+    def _searched(self, winner: Trial) -> list[Tested]:
         """The winner, and the front without it."""
         front = [trial for trial in thinned(self._front()) if trial is not winner]
-        kinds: list[tuple[Kind, _Trial]] = [("winner", winner), *(("front", trial) for trial in front)]
-        return [
-            _Tested(_trial_label(trial), kind, trial.checked, trial.number, trial, trial.dev) for kind, trial in kinds
-        ]
+        kinds: list[tuple[Kind, Trial]] = [("winner", winner), *(("front", trial) for trial in front)]
+        return [Tested(label(trial), kind, trial.checked, trial.number, trial, trial.dev) for kind, trial in kinds]
 
-    async def _line_up(self, winner: _Trial) -> tuple[list[Baseline], list[_Tested]]:
+    async def _line_up(self, winner: Trial) -> tuple[list[Baseline], list[Tested]]:
         """All that goes to the test split: winner, front, baselines."""
         entries = self._searched(winner)
         if self.job.spec.baselines == "none":
@@ -401,7 +394,7 @@ class _Study:
         baselines = [*singles, *matched]
         for position, baseline in enumerate(baselines):
             dev = on_dev[position] if position < len(singles) else None
-            entries.append(_Tested(baseline.label, "baseline", baseline.spec, -1 - position, dev=dev))
+            entries.append(Tested(baseline.label, "baseline", baseline.spec, -1 - position, dev=dev))
         return baselines, entries
 
     async def _evaluate_all(self, baselines: Sequence[Baseline], split: SplitName) -> list[Evaluation]:
@@ -412,24 +405,25 @@ class _Study:
         _raise_first(outcomes)
         return [outcome for outcome in outcomes if isinstance(outcome, Evaluation)]
 
-    async def _test(self, tested: Sequence[_Tested]) -> None:
+    async def _test(self, tested: Sequence[Tested]) -> None:
         """Everything once on the test split; the look is on record before it is taken."""
         if not self.book.touched:
             self.book.touched = True
-            await self.store.write(TouchRow(dataset=self.data.name, split="test", study=self.name, created=time.time()))
-            await self._save("running")
+            touch = TouchRow(dataset=self.data.name, split="test", study=self.name, created=time.time())
+            # Both or none: a kill in between would count one look twice.
+            await self.store.write(touch, self._row("running"))
         self._stage("test")
         self.state.items = self.state.items_done + len(tested) * len(self.splits.test)
 
-        async def one(entry: _Tested) -> None:
+        async def one(entry: Tested) -> None:
             entry.test = await self.runner.evaluate(entry.spec, "test", entry.number)
 
         outcomes = await asyncio.gather(*(one(entry) for entry in tested), return_exceptions=True)
         _raise_first(outcomes)
 
-    def _result(self, winner: _Trial | None, tested: Sequence[_Tested], baselines: Sequence[Baseline]) -> StudyResult:
+    def _result(self, winner: Trial | None, tested: Sequence[Tested], baselines: Sequence[Baseline]) -> StudyResult:
         if winner is None:
-            ranked = sorted(self._distinct(), key=self._rank)
+            ranked = sorted(self._complete(), key=self._rank)
             if not ranked:
                 raise UserError(
                     f"{self.stopped} was reached before one trial was finished; what was paid is kept: raise it and "
@@ -437,7 +431,7 @@ class _Study:
                 )
             winner = ranked[0]
         tested = tested or self._searched(winner)
-        entries = [_entry(one) for one in tested]
+        entries = [entry(one) for one in tested]
         front = [entry for entry in entries if entry.kind != "baseline"]
         front.sort(key=lambda entry: cost(entry.nominal, self.job.measure))
         comparisons = self._comparisons(tested)
@@ -466,7 +460,7 @@ class _Study:
             command=self.command,
         )
 
-    def _comparisons(self, tested: Sequence[_Tested]) -> list[Comparison]:
+    def _comparisons(self, tested: Sequence[Tested]) -> list[Comparison]:
         winner = tested[0]
         if winner.test is None:
             return []
@@ -488,7 +482,7 @@ class _Study:
             TrialSummary(
                 number=trial.number,
                 batch=trial.batch,
-                status="failed" if trial.error else "duplicate" if trial.duplicate_of is not None else "done",
+                status=status(trial),
                 values=dict(trial.values),
                 pipeline_hash=trial.checked.hash,
                 shape=shape(trial.checked),
@@ -519,11 +513,11 @@ class _Study:
             text={"confirm": "comparing the best trials on the confirm split", "test": "testing"}.get(stage, ""),
         )
 
-    def _note_best(self, trial: _Trial) -> None:
-        known = [other for other in [*self.trials, trial] if other.dev is not None]
+    def _note_best(self, trial: Trial) -> None:
+        known = [other for other in [*self.trials, trial] if other.dev is not None and other.estimate is None]
         current = min((other for other in known if other.dev), key=self._rank, default=None)
         if current is trial:
-            self.state.best = f"trial {trial.number}, {_reached(trial)}"
+            self.state.best = f"trial {trial.number}, {reached(trial)}"
 
     def _items_guess(self) -> int:
         sizes, spec = self.splits.sizes(), self.job.spec
@@ -545,35 +539,3 @@ def _raise_first(outcomes: Sequence[object]) -> None:
     errors.sort(key=lambda error: isinstance(error, BudgetExceededError))
     if errors:
         raise errors[0]
-
-
-def _pooled(trial: _Trial) -> float:
-    """The mean score over dev and confirm items together."""
-    scores = [*(trial.dev.scores if trial.dev else ()), *(trial.confirm.scores if trial.confirm else ())]
-    return sum(scores) / len(scores)
-
-
-def _reached(trial: _Trial) -> str:
-    return f"{100 * trial.quality:.1f}% at {trial.nominal.tokens:,.0f} tokens"
-
-
-def _trial_label(trial: _Trial) -> str:
-    return f"trial {trial.number}: {shape(trial.checked)}"
-
-
-def _entry(tested: _Tested) -> Entry:
-    measured = tested.test or tested.dev
-    assert measured is not None, "whatever is reported was measured somewhere"
-    trial = tested.trial
-    return Entry(
-        label=tested.label,
-        kind=tested.kind,
-        pipeline_yaml=tested.spec.to_yaml(),
-        pipeline_hash=tested.spec.hash,
-        dev=tested.dev.mean if tested.dev else None,
-        confirm=trial.confirm.mean if trial is not None and trial.confirm is not None else None,
-        test=tested.test.mean if tested.test else None,
-        nominal=MeanUsage.of(measured.nominal),
-        wall_seconds=measured.wall_seconds,
-        trial=None if trial is None else trial.number,
-    )
