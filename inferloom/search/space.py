@@ -129,7 +129,7 @@ class Space:
         """`is_valid` for values that are known to be a point."""
         if self._broken(values) is not None:
             return False
-        return self._problem(_mapping(self._template.fill(lambda hole: values[hole.name])[0])) is None
+        return self._problem(_mapping(self._template.peek(values))) is None
 
     def _broken(self, values: Mapping[str, Scalar]) -> Rule | None:
         return next((rule for rule in self.rules if not rule.holds(values)), None)
@@ -223,8 +223,11 @@ class Space:
         """Why a space that `count` gives no numbers for has none."""
         for name, hole in self.holes.items():
             if math.isinf(_width(hole)):
-                return self._error(name, "a `float` without `step` has no end of values, so the space has no size")
-        return SpecError(f"there are more than {limit:,} ways to fill the holes", where=self.document.where())
+                return self._error(
+                    name, "a `float` without `step` has no end of values, so the space cannot be counted"
+                )
+        message = f"there are more than {limit:,} ways to fill the holes; raise the limit to count them"
+        return SpecError(message, where=self.document.where())
 
     def _too_wide(self, limit: int) -> bool:
         # A hole with more values than the limit makes the space too large, or infinite, wherever it is asked.

@@ -168,6 +168,7 @@ class Template:
         for steps, text, place in self._conditions:
             steps.given = self._given(text, place)
         self._skeleton = _skeleton(self._root) or _Fixed(None)
+        self._folded = _folded(self._root)
 
     @property
     def holes(self) -> dict[str, Hole]:
@@ -183,6 +184,10 @@ class Template:
         values: Values = {}
         data = _fill(self._root, _once(decide, values))
         return cast(Json, data), values
+
+    def peek(self, values: Mapping[str, Scalar]) -> Json:
+        """The plain data of a point that is complete; only to be looked at, since points share their parts."""
+        return cast(Json, _fill(self._folded, lambda hole: values[hole.name]))
 
     def ask(self, decide: Decide) -> Values:
         """The values that `fill` would give, without the data; much faster in a document with few holes."""
@@ -491,14 +496,39 @@ def _skeleton(part: _Part) -> _Part | None:
         kept = tuple(_skeleton(item) for item in part.items)
         if not any(kept) and isinstance(part.count, int):
             return None
-        return _First(part.count, tuple(item or nothing for item in kept))
+        return _First(part.count, tuple(item or nothing for item in kept) if any(kept) else ())
     if isinstance(part, _Mapping | _List | _Steps):
         items = [value for _, value in part.items] if isinstance(part, _Mapping) else list(part.items)
-        left = tuple(found for item in items if (found := _skeleton(item)) is not None)
-        if isinstance(part, _Steps):
-            return _Steps(left, part.given) if left or part.given else None
-        return _List(left) if left else None
+        left: list[_Part] = []
+        for found in map(_skeleton, items):
+            if found is not None:
+                # The order of the questions is all that counts, so lists within lists need not stay.
+                left.extend(found.items if isinstance(found, _List) else [found])
+        if isinstance(part, _Steps) and part.given:
+            return _Steps(tuple(left), part.given)
+        return _List(tuple(left)) if left else None
     return None
+
+
+def _folded(part: _Part) -> _Part:
+    """The part with all that asks for no hole made into plain data, once and for all points."""
+    if isinstance(part, _Branch):
+        return _Branch(part.hole, tuple(map(_folded, part.branches)))
+    if isinstance(part, _Repeat):
+        return _Repeat(part.times, _folded(part.step))
+    if isinstance(part, _First):
+        return _First(part.count, tuple(map(_folded, part.items)))
+    if isinstance(part, _Steps):
+        return _Steps(tuple(map(_folded, part.items)), part.given)
+    if isinstance(part, _Mapping):
+        pairs = tuple((key, _folded(value)) for key, value in part.items)
+        fixed = {key: value.value for key, value in pairs if isinstance(value, _Fixed)}
+        return _Fixed(cast(Json, fixed)) if len(fixed) == len(pairs) else _Mapping(pairs)
+    if isinstance(part, _List):
+        items = tuple(map(_folded, part.items))
+        values = [value.value for value in items if isinstance(value, _Fixed)]
+        return _Fixed(cast(Json, values)) if len(values) == len(items) else _List(items)
+    return part
 
 
 def _joined(name: str, part: str) -> str:
