@@ -6,7 +6,22 @@ from typing import Annotated
 
 import typer
 
-from inferloom.cli import bank, evaluation, init, memory, models, nodes, plan, run, runs, scaling, search, show, studies
+from inferloom.cli import (
+    bank,
+    evaluation,
+    init,
+    memory,
+    models,
+    nodes,
+    plan,
+    run,
+    runs,
+    scaling,
+    search,
+    show,
+    space,
+    studies,
+)
 from inferloom.cli.options import Group, group_with_default
 
 app = typer.Typer(
@@ -47,6 +62,7 @@ app.command("init")(init.init)
 for _name, _module, _default in (
     ("models", models, "list"),
     ("runs", runs, "list"),
+    ("space", space, "list"),
     ("bank", bank, "size"),
     ("memory", memory, "list"),
 ):

@@ -7,13 +7,13 @@ while a score counts only if every group has it. A node that may be skipped prom
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Hashable, Iterable, Mapping
 from dataclasses import dataclass, replace
 from functools import reduce
 
 from inferloom.core.errors import CapabilityError, SpecError, nearest
 from inferloom.core.protocols import Capabilities
-from inferloom.nodes.base import NODES, Thing
+from inferloom.nodes.base import NODES, Node, Thing
 from inferloom.nodes.prompts import load_pack
 from inferloom.pipelines.graph import Edge
 from inferloom.pipelines.spec import PipelineSpec, StepSpec
@@ -118,6 +118,20 @@ def check_rules(spec: PipelineSpec) -> None:
             end.place,
             f"the pipeline ends in `{end.path}` without candidates, so it has no answer; {_remedy('candidates')}",
         )
+
+
+def shape(node: Node) -> Hashable | None:
+    """All that `check_rules` sees of a node, without the numbers: pipelines of equal shapes are valid or not alike.
+
+    None for a node that may turn some candidates into none. With it in a pipeline the numbers do count.
+    """
+    out = [node.candidates_out(count) for count in range(_PROBE + 1)]
+    if 0 in out[1:]:
+        return None
+    # Of candidates the rules ask whether there are any, and what `_after` asks.
+    numbers = (out[0] > 0, out[1] == 1, out[_PROBE] == _PROBE, out[_PROBE] == out[1])
+    things = (node.requires, node.provides, node.drops, node.roles, node.scores_in, node.scores_out)
+    return (node.name, numbers, things, node.paths, node.static, node.oracle, bool(node.model_names))
 
 
 def _check_paths(spec: PipelineSpec) -> None:
@@ -392,4 +406,4 @@ def _check_condition(spec: PipelineSpec, edge: Edge, flow: Flow) -> None:
             )
 
 
-__all__ = ["Flow", "Forecast", "SpecError", "check_capabilities", "check_rules", "predict"]
+__all__ = ["Flow", "Forecast", "SpecError", "check_capabilities", "check_rules", "predict", "shape"]

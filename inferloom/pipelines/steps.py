@@ -236,7 +236,7 @@ def read_condition(document: Document, value: Json, place: Place, key: str) -> C
         raise document.error(place, error.message, error.suggestion) from None
 
 
-def read_step(document: Document, raw: Json, path: str, place: Place, models: Mapping[str, ModelSpec]) -> StepSpec:
+def read_step(document: Document, raw: Json, path: str, place: Place, models: Mapping[str, object]) -> StepSpec:
     """One step, in any of its forms, as a node.
 
     Raises:

@@ -25,7 +25,7 @@ from inferloom.evaluation.splits import SplitSpec
 from inferloom.models.budget import Budget
 from inferloom.pipelines.document import Document, Place, content_hash, dump, load_document
 from inferloom.search.samplers import SAMPLERS, Direction
-from inferloom.search.space import Check, Space
+from inferloom.search.space import Check, Space, shipped_document, space_document
 
 Measure: TypeAlias = Literal["tokens", "calls", "usd", "seconds"]
 """A nominal cost, the mean of one item."""
@@ -118,7 +118,7 @@ class SearchJob:
         except ValidationError as error:
             raise _explained(document, error) from None
         SAMPLERS.get(spec.sampler, where=f"{document.where(('sampler',))}: sampler")
-        return cls(spec=spec, space=Space(_space_document(document, data["space"]), check=check), document=document)
+        return cls(spec=spec, space=Space(space_document(document, data["space"]), check=check), document=document)
 
     @property
     def name(self) -> str:
@@ -167,27 +167,7 @@ def load_job(source: str | Path) -> SearchJob:
     Raises:
         SpecError: There is no such job, or it is wrong.
     """
-    path = Path(source)
-    known = {job.stem: job for job in JOBS.glob("*.yaml")}
-    if str(source) in known and not path.is_file():
-        return SearchJob.load(load_document(known[str(source)], name=f"{source} (built in)"))
-    if not path.exists() and path.suffix not in (".yaml", ".yml"):
-        near = nearest(str(source), known)
-        rest = "" if near else f"; jobs that come along: {', '.join(sorted(known))}"
-        raise SpecError(
-            f"no search job `{source}`: no such file, and no job of this name comes along{rest}", suggestion=near
-        )
-    return SearchJob.load(path)
-
-
-def _space_document(document: Document, space: Json) -> Document:
-    if isinstance(space, str):
-        path = (document.path.parent if document.path else Path()) / space
-        if not path.exists():
-            raise document.error(("space",), f"there is no file `{space}`")
-        return load_document(path)
-    lines = {place[1:]: line for place, line in document.lines.items() if place and place[0] == "space"}
-    return Document(data=space, name=document.name, lines=lines, path=document.path)
+    return SearchJob.load(shipped_document(source, JOBS, "search job"))
 
 
 def _explained(document: Document, error: ValidationError) -> SpecError:

@@ -7,25 +7,33 @@ pipeline) and where it keeps the space's own `rules:`.
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Hashable, Mapping, Sequence
 from dataclasses import dataclass
+from itertools import islice
 from pathlib import Path
 from random import Random
 from typing import TypeAlias
 
-from inferloom.core.errors import SpecError, UnknownNameError, UserError
+from inferloom.core.errors import SpecError, UnknownNameError, UserError, nearest
 from inferloom.core.types import Json
 from inferloom.pipelines.document import Document, content_hash, load_document
 from inferloom.pipelines.modelfile import inline_models
+from inferloom.pipelines.shape import Shapes
 from inferloom.search.constraints import Rule, Scalar, parse_rule
-from inferloom.search.template import Decide, FloatRange, Hole, IntRange, Template, Values, assignments
+from inferloom.search.template import Choice, Decide, FloatRange, Hole, IntRange, Template, Values, assignments
 
 Check: TypeAlias = Callable[[Document], object]
 """Raises a `UserError` for a document that is no pipeline."""
 
-COUNT_LIMIT = 20_000
-"""Spaces with more points than this are not counted unless asked."""
+SPACES = Path(__file__).parent / "spaces"
+"""The spaces that come along; each is known by its file's stem."""
+COUNT_LIMIT = 200_000
+"""Spaces with more ways to fill the holes than this are not counted unless asked."""
 _DRAWS = 400
+_LISTED = 20_000
+"""A space with at most this many ways to fill its holes is listed where draws find no valid point."""
+_TRIED = 200
+"""Ways to fill the holes that appear beside a changed one."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -59,7 +67,9 @@ class Space:
         self._check = check or _check_pipeline
         self._template = Template(document, {key: value for key, value in data.items() if key != "rules"})
         self.rules = _rules(document, data.get("rules", []), self._template)
-        self._validity: dict[str, UserError | None] = {}
+        # Another check may look at anything, so only equal documents are known to fare alike.
+        self._shapes = Shapes() if check is None else None
+        self._validity: dict[Hashable, UserError | None] = {}
 
     @classmethod
     def load(cls, source: Document | Path | str, *, check: Check | None = None) -> Space:
@@ -103,21 +113,40 @@ class Space:
     def why_not(self, values: Mapping[str, Scalar]) -> UserError | None:
         """What is wrong with a point, or None for a valid one."""
         data = self.point(values)
-        for rule in self.rules:
-            if not rule.holds(values):
-                return SpecError(f"the point breaks the rule `{rule.text}`", where=rule.where)
-        key = content_hash(data)
-        if key not in self._validity:
-            self._validity[key] = None
-            try:
-                self._check(self.point_document(data))
-            except UserError as error:
-                self._validity[key] = error
-        return self._validity[key]
+        rule = self._broken(values)
+        if rule is not None:
+            return SpecError(f"the point breaks the rule `{rule.text}`", where=rule.where)
+        problem = self._problem(data)
+        # What is known may be about another point of the same shape, and name that one's values.
+        return self._checked(data) if problem and self._shapes else problem
 
     def is_valid(self, values: Mapping[str, Scalar]) -> bool:
         """Whether a point is a pipeline and keeps the rules."""
-        return self.why_not(values) is None
+        self.point(values)
+        return self._fine(values)
+
+    def _fine(self, values: Mapping[str, Scalar]) -> bool:
+        """`is_valid` for values that are known to be a point."""
+        if self._broken(values) is not None:
+            return False
+        return self._problem(_mapping(self._template.peek(values))) is None
+
+    def _broken(self, values: Mapping[str, Scalar]) -> Rule | None:
+        return next((rule for rule in self.rules if not rule.holds(values)), None)
+
+    def _problem(self, data: dict[str, Json]) -> UserError | None:
+        """What is wrong with a point, or with one of the same shape."""
+        key = self._shapes.key(data) if self._shapes else content_hash(data)
+        if key not in self._validity:
+            self._validity[key] = self._checked(data)
+        return self._validity[key]
+
+    def _checked(self, data: dict[str, Json]) -> UserError | None:
+        try:
+            self._check(self.point_document(data))
+        except UserError as error:
+            return error
+        return None
 
     def fill(self, decide: Decide) -> tuple[dict[str, Json], Values]:
         """The point that a decider makes: it is asked for each hole that stands in what has been chosen, in order."""
@@ -126,7 +155,7 @@ class Space:
 
     def draw(self, rng: Random) -> Values:
         """A point, valid or not, each hole drawn evenly over its values (over their logarithms with `log`)."""
-        return self._template.fill(lambda hole: _drawn(hole, rng))[1]
+        return self._template.ask(lambda hole: _drawn(hole, rng))
 
     def sample(self, rng: Random) -> Values:
         """A valid point.
@@ -140,47 +169,126 @@ class Space:
             problem = self.why_not(values)
             if problem is None:
                 return values
-        valid = self.valid_points()
+        valid = self.valid_points(_LISTED)
         if valid:
             return rng.choice(valid)
         none = "no valid point" if valid is not None else f"no valid point among {_DRAWS} that were drawn"
         reason = f": for example, {problem.message}" if problem else ""
         raise SpecError(f"the space has {none}{reason}", where=self.document.where())
 
+    def neighbours(self, values: Mapping[str, Scalar], name: str) -> list[Values]:
+        """Every valid point that takes another value in one hole, and else the same as far as it can.
+
+        A choice takes any other option; an integer or a number takes the next values, one lower and one higher: a step
+        away, twice or half as much with `log`, a tenth of the range where there is no step. A hole that vanishes is
+        left out; one that appears takes its first value, or the first that makes the point valid.
+
+        Raises:
+            UnknownNameError: There is no hole of that name.
+            SpecError: The values are no point, or the point does not ask that hole.
+        """
+        if name not in self.holes:
+            raise UnknownNameError("hole", name, self.holes, where=self.document.name)
+        self.point(values)
+        if name not in values:
+            raise self._error(name, "the hole stands in a part that is not there, so it has no other value")
+        found: list[Values] = []
+        for value in _others(self.holes[name], values[name]):
+            ways = assignments(self._template, {**values, name: value}, _first_values)
+            point = next(filter(self._fine, islice(ways, _TRIED)), None)
+            if point is not None:
+                found.append(point)
+        return found
+
     def size(self, limit: int = COUNT_LIMIT) -> int | None:
         """How many ways there are to fill the holes; None above the limit, and for holes that cannot be counted."""
-        points = 0
-        for points, _ in enumerate(self._countable(limit), start=1):
-            if points > limit:
-                return None
-        return points or None
+        if self._too_wide(limit):
+            return None
+        points = sum(1 for _ in islice(assignments(self._template), limit + 1))
+        return points if points <= limit else None
 
     def valid_points(self, limit: int = COUNT_LIMIT) -> list[Values] | None:
         """Every valid point, in document order; None where there are too many ways to fill the holes to look at all."""
-        points: list[Values] = []
-        for position, values in enumerate(self._countable(limit), start=1):
-            if position > limit:
-                return None
-            points.append(values)
-        if not points:
+        if self.size(limit) is None:
             return None
-        return [values for values in points if self.is_valid(values)]
+        return [values for values in assignments(self._template) if self._fine(values)]
 
     def count(self, limit: int = COUNT_LIMIT) -> Count:
         """How large the space is, exactly, by going through it."""
         raw = self.size(limit)
-        valid = None if raw is None else self.valid_points(limit)
-        return Count(raw, None if valid is None else len(valid))
+        valid = None if raw is None else sum(map(self._fine, assignments(self._template)))
+        return Count(raw, valid)
 
-    def _countable(self, limit: int) -> Iterator[Values]:
+    def uncounted(self, limit: int = COUNT_LIMIT) -> SpecError:
+        """Why a space that `count` gives no numbers for has none."""
+        for name, hole in self.holes.items():
+            if math.isinf(_width(hole)):
+                return self._error(
+                    name, "a `float` without `step` has no end of values, so the space cannot be counted"
+                )
+        message = f"there are more than {limit:,} ways to fill the holes; raise the limit to count them"
+        return SpecError(message, where=self.document.where())
+
+    def _too_wide(self, limit: int) -> bool:
         # A hole with more values than the limit makes the space too large, or infinite, wherever it is asked.
-        if any(_width(hole) > limit for hole in self.holes.values()):
-            return iter(())
-        return assignments(self._template)
+        return any(_width(hole) > limit for hole in self.holes.values())
 
     def _error(self, name: str, message: str) -> SpecError:
         where = f"{self.document.where(self._template.place(name))}: {name}"
         return SpecError(message, where=where)
+
+
+def load_space(source: str | Path, *, check: Check | None = None) -> Space:
+    """A space by the path of its file, or of a search job's, or by the name of one that comes along (`archon`).
+
+    Raises:
+        SpecError: There is no such space, or it is wrong.
+    """
+    document = shipped_document(source, SPACES, "space")
+    data = document.data
+    if isinstance(data, dict) and "space" in data:
+        document = space_document(document, data["space"])
+    return Space(document, check=check)
+
+
+def space_document(document: Document, space: Json) -> Document:
+    """The document of a job's space, which stands in the job or in a file of its own.
+
+    Raises:
+        SpecError: There is no such file.
+    """
+    if isinstance(space, str):
+        path = (document.path.parent if document.path else Path()) / space
+        if not path.exists():
+            raise document.error(("space",), f"there is no file `{space}`")
+        return load_document(path)
+    lines = {place[1:]: line for place, line in document.lines.items() if place and place[0] == "space"}
+    return Document(data=space, name=document.name, lines=lines, path=document.path)
+
+
+def shipped_document(source: str | Path, folder: Path, what: str) -> Document:
+    """The document of a file, or the one of that name which comes along.
+
+    Args:
+        source: A path, or a name.
+        folder: Where those are that come along, each known by its file's stem.
+        what: What such a document is, for the error.
+
+    Raises:
+        SpecError: There is neither such a file nor such a name.
+    """
+    path = Path(source)
+    known = {entry.stem: entry for entry in folder.glob("*.yaml")}
+    if str(source) in known and not path.is_file():
+        return load_document(known[str(source)], name=f"{source} (built in)")
+    if not path.exists() and path.suffix not in (".yaml", ".yml"):
+        near = nearest(str(source), known)
+        rest = "" if near else f"; {what}s that come along: {', '.join(sorted(known))}"
+        raise SpecError(
+            f"no {what} `{source}`: no such file, and no {what.split()[-1]} of this name comes along{rest}",
+            suggestion=near,
+        )
+    return load_document(path)
 
 
 def _rules(document: Document, listed: Json, template: Template) -> list[Rule]:
@@ -223,6 +331,30 @@ def _drawn(hole: Hole, rng: Random) -> Scalar:
     if isinstance(hole, IntRange):
         return rng.randrange(hole.low, hole.high + 1, hole.step)
     return rng.choice(hole.all() or [])
+
+
+def _first_values(hole: Hole) -> Sequence[Scalar]:
+    if isinstance(hole, FloatRange) and hole.step is None:
+        return (hole.low,)
+    return hole.all() or ()
+
+
+def _others(hole: Hole, value: Scalar) -> list[Scalar]:
+    """The values that are next to one, lower ones first."""
+    if isinstance(hole, Choice):
+        return [option for option in hole.options if not (type(option) is type(value) and option == value)]
+    assert isinstance(value, int | float), "a range holds numbers"
+    if hole.log:
+        beside: list[float] = [value / 2, value * 2]
+    else:
+        step = (hole.high - hole.low) / 10 if hole.step is None else hole.step
+        beside = [value - step, value + step]
+    if isinstance(hole, IntRange):
+        beside = [round(number) for number in beside]
+    # A range that ends within the step ends there, unless the value is its end already.
+    if hole.log or hole.step is None:
+        beside = [min(max(number, hole.low), hole.high) for number in beside]
+    return [round(number, 12) for number in beside if hole.low <= number <= hole.high and number != value]
 
 
 def _width(hole: Hole) -> float:

@@ -3,10 +3,14 @@
 Holes, wherever a value may stand:
 
     {choice: [small, large]}                                one of these; an option may hold holes of its own
+    {choice: {alone: VALUE, both: VALUE}}                   the same with options that have names
     {int: [1, 16]}, {int: [1, 64], log: true}, {int: [2, 8], step: 2}
     {float: [0, 1]}, {float: [0, 1], step: 0.25}
     {optional: VALUE}                                       there or not: a step of a list, or the value of a key
     {repeat: {step: VALUE, times: {int: [1, 3]}}}           in a list: the step, that many times, the same each time
+    {first: {int: [1, 3]}, of: [a, b, c]}                   a list: the first so many of these
+    {steps: [a, b]}                                         in a list: all of these, one after the other; or none
+    {given: n > 1, steps: [a, b]}                           the same where the rule holds; it asks the holes it names
 
 A hole is named by its place (`steps.0.sample.n`), or by `name:` beside `choice`, `int` or `float`; holes with one name
 are one hole and must be alike. Knows nothing of pipelines.
@@ -14,16 +18,17 @@ are one hole and must be alike. Knows nothing of pipelines.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import TypeAlias, cast
 
 from inferloom.core.types import Json
 from inferloom.pipelines.document import Document, Place
-from inferloom.search.constraints import Scalar
+from inferloom.search.constraints import Rule, Scalar, parse_rule
 
 Values: TypeAlias = "dict[str, Scalar]"
-"""What stands in the holes that a point asks, by name. For options that are no scalars it is the option's position."""
+"""What stands in the holes that a point asks, by name. For options that are no scalars it is the option's name, where
+the choice names them, else its position."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -32,7 +37,7 @@ class Choice:
 
     name: str
     options: tuple[Scalar, ...]
-    """What `Values` may hold: the options themselves where all are scalars, else their positions."""
+    """What `Values` may hold: the options themselves where all are scalars, else their names or positions."""
 
     def all(self) -> list[Scalar] | None:
         """Every value, in order."""
@@ -117,7 +122,31 @@ class _Repeat:
     step: _Part
 
 
-_Part: TypeAlias = "_Absent | _Fixed | _Mapping | _List | _Filled | _Branch | _Repeat"
+@dataclass(frozen=True, slots=True)
+class _First:
+    """A list of the first so many parts."""
+
+    count: _Filled | int
+    items: tuple[_Part, ...]
+
+
+@dataclass(frozen=True, slots=True)
+class _Given:
+    """Under which condition some steps are there; its rule is read when all holes are known."""
+
+    rule: Rule
+    holes: tuple[Hole, ...]
+
+
+@dataclass(slots=True)
+class _Steps:
+    """Items of a list that come together."""
+
+    items: tuple[_Part, ...]
+    given: _Given | None = None
+
+
+_Part: TypeAlias = "_Absent | _Fixed | _Mapping | _List | _Filled | _Branch | _Repeat | _First | _Steps"
 _OPTIONAL_OPTIONS: tuple[Scalar, ...] = (False, True)
 
 
@@ -134,7 +163,12 @@ class Template:
         self._places: dict[str, Place] = {}
         self.fixed: dict[str, Scalar] = {}
         """The scalars of the document that are no holes, by dotted path."""
+        self._conditions: list[tuple[_Steps, str, Place]] = []
         self._root = self._parse(data, (), "", in_list=False)
+        for steps, text, place in self._conditions:
+            steps.given = self._given(text, place)
+        self._skeleton = _skeleton(self._root) or _Fixed(None)
+        self._folded = _folded(self._root)
 
     @property
     def holes(self) -> dict[str, Hole]:
@@ -148,14 +182,18 @@ class Template:
     def fill(self, decide: Decide) -> tuple[Json, Values]:
         """Make plain data: `decide` is asked once for each hole that stands in what has been chosen, in order."""
         values: Values = {}
-
-        def once(hole: Hole) -> Scalar:
-            if hole.name not in values:
-                values[hole.name] = decide(hole)
-            return values[hole.name]
-
-        data = _fill(self._root, once)
+        data = _fill(self._root, _once(decide, values))
         return cast(Json, data), values
+
+    def peek(self, values: Mapping[str, Scalar]) -> Json:
+        """The plain data of a point that is complete; only to be looked at, since points share their parts."""
+        return cast(Json, _fill(self._folded, lambda hole: values[hole.name]))
+
+    def ask(self, decide: Decide) -> Values:
+        """The values that `fill` would give, without the data; much faster in a document with few holes."""
+        values: Values = {}
+        _fill(self._skeleton, _once(decide, values))
+        return values
 
     # Parsing
 
@@ -182,7 +220,7 @@ class Template:
 
     def _hole(self, data: dict[str, Json], place: Place, name: str, *, in_list: bool) -> _Part | None:
         keys = set(data)
-        if "choice" in keys and keys <= {"choice", "name"} and isinstance(data["choice"], list):
+        if "choice" in keys and keys <= {"choice", "name"} and isinstance(data["choice"], list | dict):
             return self._choice(data, place, name, in_list=in_list)
         if "int" in keys and keys <= {"int", "log", "step", "name"}:
             return _Filled(self._known(self._int(data, place, name), place))
@@ -192,6 +230,10 @@ class Template:
             return self._optional(data["optional"], place, name, in_list=in_list)
         if keys == {"repeat"} and isinstance(data["repeat"], dict):
             return self._repeat(data["repeat"], place, name, in_list=in_list)
+        if keys == {"first", "of"}:
+            return self._first(data, place, name)
+        if in_list and keys in ({"steps"}, {"given", "steps"}):
+            return self._steps(data, place, name)
         return None
 
     def _known(self, hole: Hole, place: Place) -> Hole:
@@ -208,21 +250,24 @@ class Template:
         return name
 
     def _choice(self, data: dict[str, Json], place: Place, default: str, *, in_list: bool) -> _Part:
-        options = data["choice"]
-        assert isinstance(options, list)
         name = self._name(data, place, default)
+        named = data["choice"]
+        assert isinstance(named, list | dict)
+        options = list(named.values()) if isinstance(named, dict) else named
+        keys: list[str | int] = list(named) if isinstance(named, dict) else list(range(len(named)))
         if not options:
             raise self._document.error((*place, "choice"), "a choice needs at least one option")
         for position, option in enumerate(options):
             if any(type(option) is type(other) and option == other for other in options[:position]):
-                raise self._document.error((*place, "choice", position), f"the option `{option}` stands here twice")
-        if not any(isinstance(option, dict | list) for option in options):
+                at = (*place, "choice", keys[position])
+                raise self._document.error(at, f"the option `{option}` stands here twice")
+        if isinstance(named, list) and not any(isinstance(option, dict | list) for option in options):
             return _Filled(self._known(Choice(name, tuple(cast("list[Scalar]", options))), place))
-        hole = Choice(name, tuple(range(len(options))))
+        hole = Choice(name, tuple(keys))
         self._known(hole, place)
         branches = tuple(
-            self._parse(option, (*place, "choice", position), f"{name}[{position}]", in_list=in_list)
-            for position, option in enumerate(options)
+            self._parse(option, (*place, "choice", key), f"{name}[{key}]", in_list=in_list)
+            for key, option in zip(keys, options, strict=True)
         )
         return _Branch(hole, branches)
 
@@ -243,15 +288,57 @@ class Template:
             )
         times = self._parse(data["times"], (*place, "repeat", "times"), _joined(name, "repeat.times"), in_list=False)
         step = self._parse(data["step"], (*place, "repeat", "step"), name, in_list=True)
-        if isinstance(times, _Filled):
-            counts = times.hole.all() or [None]
-            if all(isinstance(count, int) and not isinstance(count, bool) and count >= 0 for count in counts):
-                return _Repeat(times, step)
-        elif isinstance(times, _Fixed) and isinstance(times.value, int) and times.value >= 0:
-            return _Repeat(times.value, step)
-        raise self._document.error(
-            (*place, "repeat", "times"), "`times` must be a whole number, {int: [1, 3]} or a choice of whole numbers"
+        if not isinstance(times, _Filled | _Fixed) or (least_most := _counts(times)) is None or least_most[0] < 0:
+            raise self._document.error(
+                (*place, "repeat", "times"),
+                "`times` must be a whole number, {int: [1, 3]} or a choice of whole numbers",
+            )
+        return _Repeat(times if isinstance(times, _Filled) else cast(int, times.value), step)
+
+    def _first(self, data: dict[str, Json], place: Place, name: str) -> _Part:
+        listed = data["of"]
+        if not isinstance(listed, list) or not listed:
+            raise self._document.error(
+                (*place, "of"), "`of` must be a list, such as {first: {int: [1, 2]}, of: [a, b]}"
+            )
+        count = self._parse(data["first"], (*place, "first"), _joined(name, "first"), in_list=False)
+        least_most = _counts(count) if isinstance(count, _Filled | _Fixed) else None
+        if not isinstance(count, _Filled | _Fixed) or least_most is None:
+            raise self._document.error(
+                (*place, "first"), "`first` must be a whole number, {int: [1, 3]} or a choice of whole numbers"
+            )
+        if least_most[0] < 0 or least_most[1] > len(listed):
+            wrong = least_most[0] if least_most[0] < 0 else least_most[1]
+            message = f"`first` may be {wrong}; it must be from 0 to {len(listed)}, the length of `of`"
+            raise self._document.error((*place, "first"), message)
+        items = tuple(
+            self._parse(item, (*place, "of", position), _joined(name, str(position)), in_list=False)
+            for position, item in enumerate(listed)
         )
+        return _First(count if isinstance(count, _Filled) else cast(int, count.value), items)
+
+    def _steps(self, data: dict[str, Json], place: Place, name: str) -> _Part:
+        listed = data["steps"]
+        if not isinstance(listed, list):
+            raise self._document.error((*place, "steps"), f"`steps` among steps must be a list, not `{listed}`")
+        steps = _Steps(
+            tuple(
+                self._parse(item, (*place, "steps", position), f"{name}.steps.{position}", in_list=True)
+                for position, item in enumerate(listed)
+            )
+        )
+        if "given" in data:
+            text = data["given"]
+            if not isinstance(text, str):
+                message = f"`given` must be a rule such as `steps.0.sample.n > 1`, not `{text}`"
+                raise self._document.error((*place, "given"), message)
+            self._conditions.append((steps, text, (*place, "given")))
+        return steps
+
+    def _given(self, text: str, place: Place) -> _Given:
+        where = str(self._document.error(place, "").where)
+        rule = parse_rule(text, self.fixed, frozenset(self._holes), where)
+        return _Given(rule, tuple(hole for name, hole in self._holes.items() if name in rule.names))
 
     def _int(self, data: dict[str, Json], place: Place, default: str) -> IntRange:
         low, high, log = self._bounds(data, "int", place)
@@ -301,8 +388,18 @@ class Template:
         return low, high, log
 
 
-def assignments(template: Template) -> Iterator[Values]:
-    """Every way to fill the holes, each once; only for templates whose holes can all be counted."""
+def assignments(
+    template: Template,
+    given: Mapping[str, Scalar] | None = None,
+    options: Callable[[Hole], Sequence[Scalar]] = lambda hole: hole.all() or (),
+) -> Iterator[Values]:
+    """Every way to fill the holes, each once, in order.
+
+    Args:
+        template: Where the holes are.
+        given: Holes that are decided already; one that is not asked is left out.
+        options: The values that a hole may take here; those of `all` unless something else is said.
+    """
 
     class _Open(Exception):
         def __init__(self, hole: Hole) -> None:
@@ -315,14 +412,25 @@ def assignments(template: Template) -> Iterator[Values]:
             return decided[hole.name]
 
         try:
-            _, values = template.fill(decide)
+            values = template.ask(decide)
         except _Open as open_:
-            for value in open_.hole.all() or []:
+            for value in options(open_.hole):
                 yield from below({**decided, open_.hole.name: value})
         else:
             yield values
 
-    yield from below({})
+    yield from below(given or {})
+
+
+def _once(decide: Decide, values: Values) -> Decide:
+    """Decides each hole once and writes it down."""
+
+    def once(hole: Hole) -> Scalar:
+        if hole.name not in values:
+            values[hole.name] = decide(hole)
+        return values[hole.name]
+
+    return once
 
 
 def _fill(part: _Part, decide: Decide) -> Json | _Absent:
@@ -338,23 +446,89 @@ def _fill(part: _Part, decide: Decide) -> Json | _Absent:
         pairs = [(key, _fill(value, decide)) for key, value in part.items]
         return {key: value for key, value in pairs if not isinstance(value, _Absent)}
     if isinstance(part, _List):
-        filled: list[Json] = []
-        for item in part.items:
-            for value in _repeated(item, decide):
-                if not isinstance(value, _Absent):
-                    filled.append(value)
-        return filled
-    raise AssertionError("a repeat stands in a list")
+        return _together(part.items, decide)
+    if isinstance(part, _First):
+        return _together(part.items[: _number(part.count, decide)], decide)
+    raise AssertionError("a repeat and steps stand in a list")
 
 
-def _repeated(item: _Part, decide: Decide) -> list[Json | _Absent]:
-    """What an item of a list stands for: itself, or a step as often as it repeats, whatever choice leads there."""
+def _together(items: Sequence[_Part], decide: Decide) -> list[Json]:
+    """A list of what its items stand for."""
+    return [value for item in items for value in _expanded(item, decide) if not isinstance(value, _Absent)]
+
+
+def _expanded(item: _Part, decide: Decide) -> list[Json | _Absent]:
+    """What an item of a list stands for: itself, or several, whatever choice leads there."""
     if isinstance(item, _Branch):
-        return _repeated(item.branches[item.hole.options.index(decide(item.hole))], decide)
-    if not isinstance(item, _Repeat):
-        return [_fill(item, decide)]
-    times = item.times if isinstance(item.times, int) else cast(int, decide(item.times.hole))
-    return [value for _ in range(times) for value in _repeated(item.step, decide)]
+        return _expanded(item.branches[item.hole.options.index(decide(item.hole))], decide)
+    if isinstance(item, _Steps):
+        if item.given is not None and not item.given.rule.holds({hole.name: decide(hole) for hole in item.given.holes}):
+            return []
+        return [value for one in item.items for value in _expanded(one, decide)]
+    if isinstance(item, _Repeat):
+        return [value for _ in range(_number(item.times, decide)) for value in _expanded(item.step, decide)]
+    return [_fill(item, decide)]
+
+
+def _number(count: _Filled | int, decide: Decide) -> int:
+    return count if isinstance(count, int) else cast(int, decide(count.hole))
+
+
+def _counts(part: _Filled | _Fixed) -> tuple[int, int] | None:
+    """The least and the most that a count may be; None where it is not always a whole number."""
+    values = [part.value] if isinstance(part, _Fixed) else part.hole.all() or [None]
+    whole = [value for value in values if isinstance(value, int) and not isinstance(value, bool)]
+    return (min(whole), max(whole)) if len(whole) == len(values) else None
+
+
+def _skeleton(part: _Part) -> _Part | None:
+    """The part without all that asks for no hole; None where nothing is left. It asks for the same holes, in order."""
+    nothing = _Fixed(None)
+    if isinstance(part, _Filled):
+        return part
+    if isinstance(part, _Branch):
+        return _Branch(part.hole, tuple(_skeleton(branch) or nothing for branch in part.branches))
+    if isinstance(part, _Repeat):
+        step = _skeleton(part.step)
+        return _Repeat(part.times, step or nothing) if step or isinstance(part.times, _Filled) else None
+    if isinstance(part, _First):
+        # Which are there goes by position, so none may be left out.
+        kept = tuple(_skeleton(item) for item in part.items)
+        if not any(kept) and isinstance(part.count, int):
+            return None
+        return _First(part.count, tuple(item or nothing for item in kept) if any(kept) else ())
+    if isinstance(part, _Mapping | _List | _Steps):
+        items = [value for _, value in part.items] if isinstance(part, _Mapping) else list(part.items)
+        left: list[_Part] = []
+        for found in map(_skeleton, items):
+            if found is not None:
+                # The order of the questions is all that counts, so lists within lists need not stay.
+                left.extend(found.items if isinstance(found, _List) else [found])
+        if isinstance(part, _Steps) and part.given:
+            return _Steps(tuple(left), part.given)
+        return _List(tuple(left)) if left else None
+    return None
+
+
+def _folded(part: _Part) -> _Part:
+    """The part with all that asks for no hole made into plain data, once and for all points."""
+    if isinstance(part, _Branch):
+        return _Branch(part.hole, tuple(map(_folded, part.branches)))
+    if isinstance(part, _Repeat):
+        return _Repeat(part.times, _folded(part.step))
+    if isinstance(part, _First):
+        return _First(part.count, tuple(map(_folded, part.items)))
+    if isinstance(part, _Steps):
+        return _Steps(tuple(map(_folded, part.items)), part.given)
+    if isinstance(part, _Mapping):
+        pairs = tuple((key, _folded(value)) for key, value in part.items)
+        fixed = {key: value.value for key, value in pairs if isinstance(value, _Fixed)}
+        return _Fixed(cast(Json, fixed)) if len(fixed) == len(pairs) else _Mapping(pairs)
+    if isinstance(part, _List):
+        items = tuple(map(_folded, part.items))
+        values = [value.value for value in items if isinstance(value, _Fixed)]
+        return _Fixed(cast(Json, values)) if len(values) == len(items) else _List(items)
+    return part
 
 
 def _joined(name: str, part: str) -> str:

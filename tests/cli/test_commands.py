@@ -124,6 +124,7 @@ def test_models_are_listed_and_checked(cli: Cli, folder: Path) -> None:
         *("run", "search", "eval", "plan", "show", "nodes", "studies", "init"),
         *("models list", "models check", "runs list", "runs show"),
         *("bank size", "bank prune", "bank export", "bank forget"),
+        *("space list", "space show", "space count", "space sample"),
     ],
 )
 def test_every_command_takes_db_and_json(cli: Cli, command: str) -> None:
