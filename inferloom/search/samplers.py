@@ -28,31 +28,30 @@ if TYPE_CHECKING:
     from optuna.trial import FrozenTrial
 
 Direction: TypeAlias = Literal["maximize", "minimize"]
-SamplerFactory: TypeAlias = "Callable[[int, int], BaseSampler]"
-"""Makes a sampler from (seed, trials to draw at random before it starts to model)."""
 
-SAMPLERS: Registry[SamplerFactory] = Registry("sampler")
+
+@dataclass(frozen=True, slots=True)
+class Setting:
+    """What a sampler is made for."""
+
+    space: Space
+    seed: int
+    startup: int
+    """Trials drawn at random before it starts to model."""
+
+
+SamplerFactory: TypeAlias = "Callable[[Setting], BaseSampler]"
+SAMPLERS: Registry[SamplerFactory] = Registry("sampler", "inferloom.search.strategies")
 
 SMALL = 2_000
 """A space with at most this many ways to fill its holes is listed, so that its last new points are found."""
+POPULATION = 8
+"""Trials of a generation of the genetic sampler."""
 DRAWS = 12
 """Times that a trial is asked again while its point is invalid or was tried before."""
-
-
-@SAMPLERS.register("random")
-def random_sampler(seed: int, startup: int) -> BaseSampler:
-    """Every hole evenly at random."""
-    from optuna.samplers import RandomSampler
-
-    return RandomSampler(seed=seed)
-
-
-@SAMPLERS.register("tpe")
-def tpe_sampler(seed: int, startup: int) -> BaseSampler:
-    """Tree-structured Parzen estimator (Bergstra et al., NeurIPS 2011); trials of one batch repel each other."""
-    from optuna.samplers import TPESampler
-
-    return TPESampler(seed=seed, n_startup_trials=startup)
+FEW_DRAWS = 2
+"""The same for samplers that take a second for each."""
+_SLOW = ("gp", "archon")
 
 
 @dataclass(frozen=True, slots=True)
@@ -90,6 +89,7 @@ class Proposer:
     def __init__(self, space: Space, sampler: str, seed: int, directions: Sequence[Direction], startup: int) -> None:
         self._space = space
         self._factory = SAMPLERS.get(sampler)
+        self._sampler = sampler
         self._seed = seed
         self._directions = list(directions)
         self._startup = startup
@@ -133,7 +133,7 @@ class Proposer:
 
         optuna.logging.set_verbosity(optuna.logging.ERROR)
         study = optuna.create_study(directions=self._directions)
-        study.add_trials([frozen_trial(self._space, told) for told in finished])
+        study.add_trials([frozen_trial(self._space, told, generation_of(place)) for place, told in enumerate(finished)])
         return study
 
     def _ask(self, study: Study, number: int, tried: set[str]) -> Values:
@@ -141,8 +141,9 @@ class Proposer:
         from optuna.trial import TrialState
 
         known: Values | None = None
-        for draw in range(DRAWS):
-            study.sampler = self._factory(derived_seed(self._seed, number, draw), self._startup)
+        for draw in range(FEW_DRAWS if self._sampler in _SLOW else DRAWS):
+            seed = derived_seed(self._seed, number, draw)
+            study.sampler = self._factory(Setting(self._space, seed, self._startup))
             trial = study.ask()
             _, values = self._space.fill(partial(_suggest, trial))
             if self._space.is_valid(values):
@@ -180,14 +181,20 @@ def distribution(hole: Hole) -> BaseDistribution:
     return IntDistribution(hole.low, hole.high, log=hole.log, step=hole.step)
 
 
-def frozen_trial(space: Space, told: Told) -> FrozenTrial:
-    """A finished trial in Optuna's form."""
+def generation_of(number: int) -> Mapping[str, int]:
+    """What Optuna's genetic sampler notes of a trial: the generation that it belongs to."""
+    return {"NSGAIISampler:generation": number // POPULATION}
+
+
+def frozen_trial(space: Space, told: Told, noted: Mapping[str, int] | None = None) -> FrozenTrial:
+    """A finished trial in Optuna's form, with what a sampler has noted of it."""
     from optuna.trial import create_trial
 
     return create_trial(
         params=dict(told.values),
         distributions={name: distribution(space.holes[name]) for name in told.values},
         values=list(told.objectives),
+        system_attrs=dict(noted or {}),
     )
 
 
