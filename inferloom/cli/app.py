@@ -6,7 +6,7 @@ from typing import Annotated
 
 import typer
 
-from inferloom.cli import bank, evaluation, init, memory, models, nodes, plan, run, runs, scaling, search, show, studies
+from inferloom.cli import bank, evaluation, init, memory, models, nodes, plan, run, runs, scaling, search, show, study
 from inferloom.cli.options import Group, group_with_default
 
 app = typer.Typer(
@@ -42,9 +42,9 @@ app.command("plan")(plan.plan)
 app.command("show")(show.show)
 app.command("nodes")(nodes.nodes)
 app.command("scaling")(scaling.scaling)
-app.command("studies")(studies.studies)
 app.command("init")(init.init)
 for _name, _module, _default in (
+    ("study", study, "list"),
     ("models", models, "list"),
     ("runs", runs, "list"),
     ("bank", bank, "size"),

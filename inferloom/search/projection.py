@@ -96,6 +96,43 @@ class Projection:
             self._storage = None
 
 
+def remove_projection(url: str, name: str) -> bool:
+    """Delete a study from Optuna's storage, where it is there; whether it was. Makes no tables.
+
+    Raises:
+        StorageError: The database takes no writes.
+    """
+    from sqlalchemy import inspect
+    from sqlalchemy.exc import SQLAlchemyError
+
+    if url in _IN_MEMORY:
+        return False
+    import optuna
+    from optuna.exceptions import StorageInternalError
+    from sqlalchemy import create_engine
+
+    engine = create_engine(url)
+    try:
+        there = inspect(engine).has_table("studies")
+    finally:
+        engine.dispose()
+    if not there:
+        return False
+    optuna.logging.set_verbosity(optuna.logging.ERROR)
+    storage = _open(url)
+    try:
+        known = [each for each in optuna.get_all_study_summaries(storage) if each.study_name == name]
+        for each in known:
+            storage.delete_study(each._study_id)
+    except (StorageInternalError, SQLAlchemyError) as error:
+        first = str(error).strip().splitlines()[0]
+        raise StorageError(f"Optuna's copy of the study `{name}` cannot be deleted ({first})") from error
+    finally:
+        storage.remove_session()
+        storage.engine.dispose()
+    return bool(known)
+
+
 def _open(url: str) -> RDBStorage:
     """Optuna's storage; it makes its tables, and waits its turn where our writer holds the database."""
     from optuna.storages import RDBStorage

@@ -22,7 +22,6 @@ from inferloom.core.errors import (
     BudgetExceededError,
     InferloomError,
     RequestRejectedError,
-    SpecError,
     UserError,
 )
 from inferloom.core.types import Json
@@ -36,6 +35,7 @@ from inferloom.search.conclude import compare, cost, pareto, thinned, verdict
 from inferloom.search.job import SearchJob
 from inferloom.search.progress import Event, EventKind, Progress, Silent, State
 from inferloom.search.projection import Projection
+from inferloom.search.record import StudyRecord
 from inferloom.search.result import Comparison, Entry, Kind, MeanUsage, StudyResult, TrialSummary
 from inferloom.search.runner import Runner, data_hash
 from inferloom.search.samplers import Proposer, Told
@@ -69,7 +69,8 @@ async def run_study(
         command: The command that starts this study, for the report.
 
     Raises:
-        SpecError: The space has no valid point, or a study of this name was started with another job.
+        SpecError: The space has no valid point, or a study of this name was started with another job or has more
+            trials by now. With more trials than it has, it goes on: its batches stay, and it is tested anew.
         UserError: `max_billed` was reached before one trial was finished.
         DataError, ModelError, StorageError: As running does; what was paid is kept, and the next call goes on.
     """
@@ -137,6 +138,8 @@ class _Book:
     """The points of each batch."""
     touched: bool = False
     """Whether the touch of the test split is on record."""
+    before: dict[str, Json] | None = None
+    """The result that the study had before it was given more trials."""
 
 
 class _Study:
@@ -146,7 +149,7 @@ class _Study:
         self, job: SearchJob, store: Store, name: str, progress: Progress, gateway: Gateway, command: str | None
     ) -> None:
         self.job, self.store, self.name, self.progress, self.gateway = job, store, name, progress, gateway
-        self.command = command or f"inferloom search {shlex.quote(job.document.name)} --study {shlex.quote(name)}"
+        self.command = command or f"inferloom search {shlex.quote(job.document.name)} --name {shlex.quote(name)}"
         self.state = State(study=name, trials=job.spec.trials)
         self.trials: list[_Trial] = []
         self.book = _Book()
@@ -207,23 +210,16 @@ class _Study:
         identity = job.identity(data_hash(self.data))
         row = self.store.study(self.name)
         if row is not None:
-            if row.spec_hash != identity:
-                raise SpecError(
-                    f"the study `{self.name}` was started with another job or other data; "
-                    "give this one another name (what the bank holds is not billed again)",
-                    where=job.document.name,
-                )
+            record = StudyRecord.of(row)
+            extends = record.taken_up_by(job, identity)
             self.created = row.created
-            stored: dict[str, Json] = json.loads(row.result) if row.result else {}
-            if row.status == "done":
-                return StudyResult.from_json(stored)
-            self.book = _Book(
-                asked=cast("list[list[Values]]", stored.get("asked", [])), touched=bool(stored.get("touched"))
-            )
-        spec = json.dumps(job.to_data(), ensure_ascii=False)
+            if row.status == "done" and record.result is not None and not extends:
+                return record.result
+            # More trials may have another winner: its test is another look.
+            self.book = _Book(record.asked, record.touched and not extends, record.earlier)
         self.row = StudyRow(
             name=self.name,
-            spec=spec,
+            spec=job.to_stored(data_hash(self.data)),
             spec_hash=identity,
             status="running",
             created=self.created,
@@ -247,6 +243,8 @@ class _Study:
     async def _save(self, status: str, result: StudyResult | None = None) -> None:
         """Write the study's row. Its `result` is the result once it is done, and the book until then."""
         book: dict[str, Json] = {"asked": cast(Json, self.book.asked), "touched": self.book.touched}
+        if self.book.before is not None:
+            book["before"] = self.book.before
         kept = result.to_json() if result is not None and status == "done" else book
         text = json.dumps(kept, ensure_ascii=False)
         await self.store.write(replace(self.row, status=status, updated=time.time(), result=text))
