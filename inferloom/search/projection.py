@@ -102,25 +102,18 @@ def remove_projection(url: str, name: str) -> bool:
     Raises:
         StorageError: The database takes no writes.
     """
-    from sqlalchemy import inspect
-    from sqlalchemy.exc import SQLAlchemyError
-
     if url in _IN_MEMORY:
         return False
     import optuna
     from optuna.exceptions import StorageInternalError
-    from sqlalchemy import create_engine
+    from sqlalchemy.exc import SQLAlchemyError
 
-    engine = create_engine(url)
-    try:
-        there = inspect(engine).has_table("studies")
-    finally:
-        engine.dispose()
-    if not there:
-        return False
     optuna.logging.set_verbosity(optuna.logging.ERROR)
-    storage = _open(url)
+    storage: RDBStorage | None = None
     try:
+        if not _has_tables(url):
+            return False
+        storage = _open(url)
         known = [each for each in optuna.get_all_study_summaries(storage) if each.study_name == name]
         for each in known:
             storage.delete_study(each._study_id)
@@ -128,9 +121,20 @@ def remove_projection(url: str, name: str) -> bool:
         first = str(error).strip().splitlines()[0]
         raise StorageError(f"Optuna's copy of the study `{name}` cannot be deleted ({first})") from error
     finally:
-        storage.remove_session()
-        storage.engine.dispose()
+        if storage is not None:
+            storage.remove_session()
+            storage.engine.dispose()
     return bool(known)
+
+
+def _has_tables(url: str) -> bool:
+    from sqlalchemy import create_engine, inspect
+
+    engine = create_engine(url)
+    try:
+        return inspect(engine).has_table("studies")
+    finally:
+        engine.dispose()
 
 
 def _open(url: str) -> RDBStorage:

@@ -149,7 +149,7 @@ class _Study:
         self, job: SearchJob, store: Store, name: str, progress: Progress, gateway: Gateway, command: str | None
     ) -> None:
         self.job, self.store, self.name, self.progress, self.gateway = job, store, name, progress, gateway
-        self.command = command or f"inferloom search {shlex.quote(job.document.name)} --name {shlex.quote(name)}"
+        self.command = command or f"inferloom study resume {shlex.quote(name)}"
         self.state = State(study=name, trials=job.spec.trials)
         self.trials: list[_Trial] = []
         self.book = _Book()
@@ -434,7 +434,8 @@ class _Study:
                     "run the same command again"
                 )
             winner = ranked[0]
-        tested = tested or self._searched(winner)
+        # Where the money ended on the test split, some were lined up and measured nowhere.
+        tested = [entry for entry in tested if entry.test or entry.dev] or self._searched(winner)
         entries = [_entry(one) for one in tested]
         front = [entry for entry in entries if entry.kind != "baseline"]
         front.sort(key=lambda entry: cost(entry.nominal, self.job.measure))
