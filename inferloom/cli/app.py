@@ -20,7 +20,7 @@ from inferloom.cli import (
     search,
     show,
     space,
-    studies,
+    study,
 )
 from inferloom.cli.options import Group, group_with_default
 
@@ -57,9 +57,9 @@ app.command("plan")(plan.plan)
 app.command("show")(show.show)
 app.command("nodes")(nodes.nodes)
 app.command("scaling")(scaling.scaling)
-app.command("studies")(studies.studies)
 app.command("init")(init.init)
 for _name, _module, _default in (
+    ("study", study, "list"),
     ("models", models, "list"),
     ("runs", runs, "list"),
     ("space", space, "list"),

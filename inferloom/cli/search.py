@@ -1,4 +1,4 @@
-"""`inferloom search`: search a space of pipelines for the best under a cost."""
+"""`inferloom search`: search a space of pipelines for the best under a cost. `study resume` goes on by the same way."""
 
 from __future__ import annotations
 
@@ -21,32 +21,50 @@ if TYPE_CHECKING:
     from inferloom.store import Store
 
 
+Out = Annotated[Path, typer.Option("--out", metavar="FOLDER", help="Where report.html and best.yaml go.")]
+Limits = Annotated[
+    list[str] | None,
+    typer.Option("--max-billed", metavar="LIMIT=NUMBER", help="calls, tokens or usd that may really be spent."),
+]
+
+
 def search(
     job: Annotated[str, typer.Argument(metavar="JOB", help="A search job's YAML file, or demo.")],
     name: Annotated[
         str | None, typer.Option("--name", metavar="NAME", help="The study's name; the same name goes on with it.")
     ] = None,
-    out: Annotated[Path, typer.Option("--out", metavar="FOLDER", help="Where report.html and best.yaml go.")] = Path(),
-    max_billed: Annotated[
-        list[str] | None,
-        typer.Option("--max-billed", metavar="LIMIT=NUMBER", help="calls, tokens or usd that may really be spent."),
-    ] = None,
+    out: Out = Path(),
+    max_billed: Limits = None,
     db: Db = DEFAULT_DB,
     json: Json = False,
 ) -> None:
     """Search a space of pipelines: on dev, compared afresh on confirm, reported on test."""
-    from inferloom.pipelines.run import run_sync
     from inferloom.search.job import load_job
+
+    loaded = limited(load_job(job), max_billed, "search")
+    study = name or loaded.name
+    conduct(loaded, study, ["search", job, "--name", study], out=out, db=db, json=json)
+
+
+def conduct(job: SearchJob, study: str, command: list[str], *, out: Path, db: str, json: bool) -> None:
+    """Run a search, or go on with it, and print and write what it found.
+
+    Args:
+        job: What to search.
+        study: The study's name.
+        command: The arguments that start it again, but for the database.
+        out: The folder for the report and the winner.
+        db: The database.
+        json: Print the result as JSON.
+    """
+    from inferloom.pipelines.run import run_sync
     from inferloom.search.reporting import write_report
 
-    loaded = _limited(load_job(job), max_billed or [])
-    study = name or loaded.name
-    command = _program(["search", job, "--name", study, "--db", db])
     _make(out)
     store = open_store(db)
     keep_what_is_loaded()
     try:
-        result = run_sync(_run(loaded, store, study, command))
+        result = run_sync(_run(job, store, study, _program([*command, "--db", db])))
     finally:
         store.close()
     report, best = write_report(result, out / "report.html"), out / "best.yaml"
@@ -59,7 +77,7 @@ def search(
     print_study(result)
     print_text(f"report: {report}")
     print_text(f"winner: {best}")
-    print_text(f"next: {_program(['run', str(best), _question(loaded), '--db', db])}")
+    print_text(f"next: {_program(['run', str(best), _question(job), '--db', db])}")
 
 
 async def _run(job: SearchJob, store: Store, study: str, command: str) -> StudyResult:
@@ -70,7 +88,7 @@ async def _run(job: SearchJob, store: Store, study: str, command: str) -> StudyR
         return await run_study(job, store, name=study, progress=progress, command=command)
 
 
-def _limited(job: SearchJob, limits: list[str]) -> SearchJob:
+def limited(job: SearchJob, limits: list[str] | None, command: str) -> SearchJob:
     """The job with the limits of the command line in place of its own."""
     if not limits:
         return job
@@ -84,7 +102,7 @@ def _limited(job: SearchJob, limits: list[str]) -> SearchJob:
     except ValidationError:
         raise SpecError(
             f"`{' '.join(limits)}` must be LIMIT=NUMBER with calls, tokens or usd and a number above 0, such as usd=5",
-            where="search --max-billed",
+            where=f"{command} --max-billed",
         ) from None
 
 

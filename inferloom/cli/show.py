@@ -3,16 +3,13 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated
+from typing import Annotated
 
 import typer
 
 from inferloom.cli.options import DEFAULT_DB, Db, Json, open_to_read
 from inferloom.cli.output import print_json, print_text
-from inferloom.core.errors import SetupError, UnknownNameError
-
-if TYPE_CHECKING:
-    from inferloom.store.rows import StudyRow
+from inferloom.core.errors import UnknownNameError
 
 
 def show(
@@ -23,6 +20,7 @@ def show(
     json: Json = False,
 ) -> None:
     """Show a pipeline or a study."""
+    from inferloom.cli.study_table import show_study
     from inferloom.pipelines.presets import names
 
     if what.endswith((".yaml", ".yml")) or Path(what).is_file() or what in names():
@@ -30,12 +28,12 @@ def show(
         return
     store = open_to_read(db)
     try:
-        study = store.study(what)
-        if study is None:
-            raise UnknownNameError("pipeline or study", what, [*names(), *(row.name for row in store.studies())])
+        row = store.study(what)
+        if row is None:
+            raise UnknownNameError("pipeline or study", what, [*names(), *(known.name for known in store.studies())])
     finally:
         store.close()
-    _show_study(study, yaml, json)
+    show_study(row, yaml, json, where="show")
 
 
 def _show_pipeline(source: str, mermaid: bool, yaml: bool, json: bool) -> None:
@@ -50,25 +48,3 @@ def _show_pipeline(source: str, mermaid: bool, yaml: bool, json: bool) -> None:
         print_text(spec.to_yaml())
     else:
         print_text(mermaid_text(spec) if mermaid else picture(spec))
-
-
-def _show_study(study: StudyRow, yaml: bool, json: bool) -> None:
-    if study.status != "done" or study.result is None:
-        raise SetupError(
-            f"the study `{study.name}` has no result yet (status: {study.status}); run its search again to go on",
-            where="show",
-        )
-    import json as json_module
-
-    document = json_module.loads(study.result)
-    if json:
-        print_json(document)
-        return
-    from inferloom.cli.study_table import print_study
-    from inferloom.search.result import StudyResult
-
-    result = StudyResult.from_json(document)
-    if yaml:
-        print_text(result.winner.pipeline_yaml)
-    else:
-        print_study(result)

@@ -1,14 +1,92 @@
-"""A study's result as a table: baselines and the Pareto front, on the untouched test split."""
+"""Studies as tables: one with its baselines and its Pareto front on the test split, or several side by side."""
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import TYPE_CHECKING
 
-from inferloom.cli.output import count, print_table, print_text, usage_line
+from inferloom.cli.output import count, print_json, print_table, print_text, remark, usage_line
+from inferloom.core.errors import SetupError
 
 if TYPE_CHECKING:
     from inferloom.evaluation.stats import Interval
+    from inferloom.search.record import StudyRecord
     from inferloom.search.result import Entry, StudyResult
+    from inferloom.store.rows import StudyRow
+
+
+def show_study(row: StudyRow, yaml: bool, json: bool, *, where: str) -> None:
+    """Print a study: its table, its winner's YAML, or its result as JSON.
+
+    Raises:
+        SetupError: It has no result yet.
+    """
+    from inferloom.search.record import StudyRecord
+
+    record = StudyRecord.of(row)
+    result = result_of(record, where)
+    if json:
+        print_json(record.earlier)
+    elif yaml:
+        print_text(result.winner.pipeline_yaml)
+    else:
+        print_study(result)
+
+
+def result_of(record: StudyRecord, where: str) -> StudyResult:
+    """A study's result; where it goes on with more trials, the last one and a remark.
+
+    Raises:
+        SetupError: It has none yet.
+    """
+    if record.result is None:
+        raise SetupError(
+            f"the study `{record.name}` has no result yet (status: {record.row.status}); go on with it: "
+            f"inferloom study resume {record.name}",
+            where=where,
+        )
+    if not record.finished:
+        remark(
+            f"the study `{record.name}` is not through with its {count(record.trials, 'trial')} yet (status: "
+            f"{record.row.status}); this is what it found with {len(record.result.trials):,}"
+        )
+    return record.result
+
+
+def print_side_by_side(results: Sequence[StudyResult]) -> None:
+    """One line for each study: its winner, what it scored and costs, and what the study was billed."""
+    print_table(
+        [
+            "study",
+            "winner",
+            "test",
+            "95% interval",
+            "n",
+            "tokens",
+            "calls",
+            "usd",
+            "trials",
+            "billed calls",
+            "billed tokens",
+        ],
+        [
+            [
+                result.study,
+                result.winner.label,
+                _mean(result.winner.test),
+                _bounds(result.winner.test),
+                "-" if result.winner.test is None else str(result.winner.test.n),
+                f"{result.winner.nominal.tokens:,.0f}",
+                f"{result.winner.nominal.calls:.1f}",
+                f"${result.winner.nominal.usd:.5f}" if result.winner.nominal.usd else "-",
+                f"{len(result.trials):,}",
+                f"{result.billed.calls:,}",
+                f"{result.billed.tokens:,}",
+            ]
+            for result in results
+        ],
+        title="winners on the test split; nominal cost of one item; what each study was billed in all",
+    )
 
 
 def print_study(result: StudyResult) -> None:

@@ -64,7 +64,7 @@ def verdict(comparisons: Sequence[Comparison], baselines: Sequence[Baseline]) ->
     found = next((comparison for comparison in comparisons if comparison.name in labels), None)
     if found is None:
         return "The winner was not compared with self-consistency: the study ran no baselines on the test split."
-    points = _points(found.difference)
+    points = in_points(found.difference)
     if found.difference.low > 0:
         return f"The search beat self-consistency at equal tokens ({found.name}) on the test split: {points}."
     worse = " and lost to it" if found.difference.high < 0 else ""
@@ -77,7 +77,7 @@ def verdict(comparisons: Sequence[Comparison], baselines: Sequence[Baseline]) ->
 def _sentence(label: str, difference: Interval, same: bool) -> str:
     if same:
         return f"The winner is itself `{label}`."
-    points = _points(difference)
+    points = in_points(difference)
     if difference.low > 0:
         return f"The winner beats `{label}`: {points}."
     if difference.high < 0:
@@ -85,7 +85,7 @@ def _sentence(label: str, difference: Interval, same: bool) -> str:
     return f"The winner does not beat `{label}`: {points}; the interval touches zero."
 
 
-def _points(difference: Interval) -> str:
+def in_points(difference: Interval) -> str:
     """A difference in percentage points with its interval."""
     mean, low, high = (100 * value for value in (difference.mean, difference.low, difference.high))
     return f"{mean:+.1f} points (95% interval {low:+.1f} to {high:+.1f}, {difference.n} items)"

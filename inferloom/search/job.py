@@ -10,8 +10,9 @@ trials: 24
 
 from __future__ import annotations
 
+import json
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Literal, TypeAlias, cast, get_args
 
@@ -30,6 +31,9 @@ from inferloom.search.space import Check, Space, shipped_document, space_documen
 Measure: TypeAlias = Literal["tokens", "calls", "usd", "seconds"]
 """A nominal cost, the mean of one item."""
 Objective: TypeAlias = Literal["quality", "tokens", "calls", "usd", "seconds"]
+
+_ORIGIN = "origin"
+"""Beside the fields of a stored job: where it came from. No field of a job has this name."""
 
 JOBS = Path(__file__).parent / "jobs"
 """The jobs that come along; each is known by its file's stem."""
@@ -142,8 +146,12 @@ class SearchJob:
 
     @property
     def startup(self) -> int:
-        """Trials drawn at random before a sampler starts to model."""
-        return max(4, min(10, self.spec.trials // 3))
+        """Trials drawn at random before a sampler starts to model.
+
+        By the batch, whose first knows of no result anyway, and not by `trials`: a study that is given more trials
+        later must be the one that had them from the start.
+        """
+        return max(4, min(10, self.spec.batch))
 
     def to_data(self) -> dict[str, Json]:
         """The job as plain data, its space inline."""
@@ -154,9 +162,40 @@ class SearchJob:
         """The job as one YAML document."""
         return dump(self.to_data())
 
+    def with_trials(self, trials: int) -> SearchJob:
+        """The same job with another number of trials."""
+        return replace(self, spec=self.spec.model_copy(update={"trials": trials}))
+
+    def to_stored(self, data_hash: str) -> str:
+        """The job as a study's row keeps it, with the files that its paths are relative to and its data's hash."""
+        origin: dict[str, Json] = {
+            "file": _absolute(self.document.path),
+            "space_file": _absolute(self.space.document.path),
+            "data_hash": data_hash,
+        }
+        return json.dumps({**self.to_data(), _ORIGIN: origin}, ensure_ascii=False)
+
+    @classmethod
+    def from_stored(cls, stored: Mapping[str, Json], study: str) -> SearchJob:
+        """The reverse of `to_stored`; the job's file is not read again.
+
+        Raises:
+            SpecError, UnknownNameError: As `load`, where this version does not know what an older one wrote.
+        """
+        data = {key: value for key, value in stored.items() if key != _ORIGIN}
+        job, space = (_path(stored, name) for name in ("file", "space_file"))
+        loaded = cls.load(Document(data=data, name=f"study {study}", lines={}, path=job))
+        if space == job:
+            return loaded
+        document = Document(data=data["space"], name=f"study {study}", lines={}, path=space)
+        return replace(loaded, space=Space(document))
+
     def identity(self, data_hash: str) -> str:
-        """The hash of all that decides the trials and their scores; name, concurrency and limits do not."""
-        aside = {"name", "concurrency", "max_billed"}
+        """The hash of all that decides the trials and their scores, one by one.
+
+        Name, concurrency and limits do not, nor does the number of trials: the first of them are the same ones.
+        """
+        aside = {"name", "concurrency", "max_billed", "trials"}
         fields = cast("dict[str, Json]", self.spec.model_dump(mode="json", exclude=aside))
         return content_hash({**fields, "data": data_hash, "space": self.space.document.data})
 
@@ -168,6 +207,32 @@ def load_job(source: str | Path) -> SearchJob:
         SpecError: There is no such job, or it is wrong.
     """
     return SearchJob.load(shipped_document(source, JOBS, "search job"))
+
+
+def stored_trials(stored: Mapping[str, Json]) -> int:
+    """How many trials a stored job asks for."""
+    trials = stored.get("trials", JobSpec.model_fields["trials"].default)
+    return int(cast(int, trials))
+
+
+def stored_data_hash(stored: Mapping[str, Json]) -> str | None:
+    """What stands for the items and the grading of a stored job; None where an older version wrote it."""
+    found = _origin(stored).get("data_hash")
+    return None if found is None else str(found)
+
+
+def _origin(stored: Mapping[str, Json]) -> Mapping[str, Json]:
+    origin = stored.get(_ORIGIN)
+    return origin if isinstance(origin, dict) else {}
+
+
+def _path(stored: Mapping[str, Json], name: str) -> Path | None:
+    found = _origin(stored).get(name)
+    return None if found is None else Path(str(found))
+
+
+def _absolute(path: Path | None) -> str | None:
+    return None if path is None else str(path.resolve())
 
 
 def _explained(document: Document, error: ValidationError) -> SpecError:
@@ -221,5 +286,6 @@ def _message(first: ErrorDetails) -> str:
 def _near_option(first: ErrorDetails) -> str | None:
     if first["type"] != "literal_error" or not isinstance(first["input"], str):
         return None
-    options = get_args(Objective) if first["loc"][0] == "objectives" else ("auto", "none")
+    field = str(first["loc"][0])
+    options = get_args(Objective if field == "objectives" else JobSpec.model_fields[field].annotation)
     return nearest(first["input"], options)

@@ -96,6 +96,47 @@ class Projection:
             self._storage = None
 
 
+def remove_projection(url: str, name: str) -> bool:
+    """Delete a study from Optuna's storage, where it is there; whether it was. Makes no tables.
+
+    Raises:
+        StorageError: The database takes no writes.
+    """
+    if url in _IN_MEMORY:
+        return False
+    import optuna
+    from optuna.exceptions import StorageInternalError
+    from sqlalchemy.exc import SQLAlchemyError
+
+    optuna.logging.set_verbosity(optuna.logging.ERROR)
+    storage: RDBStorage | None = None
+    try:
+        if not _has_tables(url):
+            return False
+        storage = _open(url)
+        known = [each for each in optuna.get_all_study_summaries(storage) if each.study_name == name]
+        for each in known:
+            storage.delete_study(each._study_id)
+    except (StorageInternalError, SQLAlchemyError) as error:
+        first = str(error).strip().splitlines()[0]
+        raise StorageError(f"Optuna's copy of the study `{name}` cannot be deleted ({first})") from error
+    finally:
+        if storage is not None:
+            storage.remove_session()
+            storage.engine.dispose()
+    return bool(known)
+
+
+def _has_tables(url: str) -> bool:
+    from sqlalchemy import create_engine, inspect
+
+    engine = create_engine(url)
+    try:
+        return inspect(engine).has_table("studies")
+    finally:
+        engine.dispose()
+
+
 def _open(url: str) -> RDBStorage:
     """Optuna's storage; it makes its tables, and waits its turn where our writer holds the database."""
     from optuna.storages import RDBStorage

@@ -22,7 +22,6 @@ from inferloom.core.errors import (
     BudgetExceededError,
     InferloomError,
     RequestRejectedError,
-    SpecError,
     UserError,
 )
 from inferloom.core.types import Json
@@ -37,6 +36,7 @@ from inferloom.search.job import SearchJob
 from inferloom.search.progress import Event, EventKind, Progress, Silent, State
 from inferloom.search.projection import Projection
 from inferloom.search.racing import beaten_by, estimate, looks
+from inferloom.search.record import StudyRecord
 from inferloom.search.result import Comparison, Kind, MeanUsage, StudyResult, TrialSummary
 from inferloom.search.runner import Runner, data_hash
 from inferloom.search.samplers import Proposer, Told
@@ -71,7 +71,8 @@ async def run_study(
         command: The command that starts this study, for the report.
 
     Raises:
-        SpecError: The space has no valid point, or a study of this name was started with another job.
+        SpecError: The space has no valid point, or a study of this name was started with another job or has more
+            trials by now. With more trials than it has, it goes on: its batches stay, and it is tested anew.
         UserError: `max_billed` was reached before one trial was finished.
         DataError, ModelError, StorageError: As running does; what was paid is kept, and the next call goes on.
     """
@@ -93,6 +94,8 @@ class _Book:
     """The points of each batch."""
     touched: bool = False
     """Whether the touch of the test split is on record."""
+    before: dict[str, Json] | None = None
+    """The result that the study had before it was given more trials."""
 
 
 class _Study:
@@ -102,7 +105,7 @@ class _Study:
         self, job: SearchJob, store: Store, name: str, progress: Progress, gateway: Gateway, command: str | None
     ) -> None:
         self.job, self.store, self.name, self.progress, self.gateway = job, store, name, progress, gateway
-        self.command = command or f"inferloom search {shlex.quote(job.document.name)} --study {shlex.quote(name)}"
+        self.command = command or f"inferloom study resume {shlex.quote(name)}"
         self.state = State(study=name, trials=job.spec.trials)
         self.trials: list[Trial] = []
         self.book = _Book()
@@ -163,23 +166,16 @@ class _Study:
         identity = job.identity(data_hash(self.data))
         row = self.store.study(self.name)
         if row is not None:
-            if row.spec_hash != identity:
-                raise SpecError(
-                    f"the study `{self.name}` was started with another job or other data; "
-                    "give this one another name (what the bank holds is not billed again)",
-                    where=job.document.name,
-                )
+            record = StudyRecord.of(row)
+            extends = record.taken_up_by(job, identity)
             self.created = row.created
-            stored: dict[str, Json] = json.loads(row.result) if row.result else {}
-            if row.status == "done":
-                return StudyResult.from_json(stored)
-            self.book = _Book(
-                asked=cast("list[list[Values]]", stored.get("asked", [])), touched=bool(stored.get("touched"))
-            )
-        spec = json.dumps(job.to_data(), ensure_ascii=False)
+            if row.status == "done" and record.result is not None and not extends:
+                return record.result
+            # More trials may have another winner: its test is another look.
+            self.book = _Book(record.asked, record.touched and not extends, record.earlier)
         self.row = StudyRow(
             name=self.name,
-            spec=spec,
+            spec=job.to_stored(data_hash(self.data)),
             spec_hash=identity,
             status="running",
             created=self.created,
@@ -207,6 +203,8 @@ class _Study:
     def _row(self, status: str, result: StudyResult | None = None) -> StudyRow:
         """The study's row. Its `result` is the result once it is done, and the book until then."""
         book: dict[str, Json] = {"asked": cast(Json, self.book.asked), "touched": self.book.touched}
+        if self.book.before is not None:
+            book["before"] = self.book.before
         kept = result.to_json() if result is not None and status == "done" else book
         text = json.dumps(kept, ensure_ascii=False)
         return replace(self.row, status=status, updated=time.time(), result=text)
@@ -430,7 +428,8 @@ class _Study:
                     "run the same command again"
                 )
             winner = ranked[0]
-        tested = tested or self._searched(winner)
+        # Where the money ended on the test split, some were lined up and measured nowhere.
+        tested = [one for one in tested if one.test or one.dev] or self._searched(winner)
         entries = [entry(one) for one in tested]
         front = [entry for entry in entries if entry.kind != "baseline"]
         front.sort(key=lambda entry: cost(entry.nominal, self.job.measure))

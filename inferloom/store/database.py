@@ -27,6 +27,7 @@ from inferloom.store.rows import (
     RequestRow,
     Row,
     RunRow,
+    SplitScore,
     StepRow,
     StudyRow,
     UsageReport,
@@ -50,7 +51,7 @@ class Store:
         self._writer = Writer(engine, place(url), exclusive)
         self._bank = Bank(access, self._writer)
         self._ledger = Ledger(access)
-        self._studies = Studies(access)
+        self._studies = Studies(access, self._writer)
         self.memories = Memories(access, self._writer)
         # Runs on `close`, or when the store is dropped, or when Python ends: whatever was handed over is written.
         self._finish = weakref.finalize(self, _finish, self._writer, self._bank, engine)
@@ -245,6 +246,18 @@ class Store:
     def evaluations(self, study: str, split: str | None = None, trial: int | None = None) -> list[EvaluationRow]:
         """A study's scores by (trial, split, item)."""
         return self._studies.evaluations(study, split, trial)
+
+    def split_scores(self, study: str) -> list[SplitScore]:
+        """A study's mean scores by (trial, split), over the items that are evaluated so far."""
+        return self._studies.split_scores(study)
+
+    def delete_study(self, name: str) -> int:
+        """Delete a study and its evaluations, and count these; the bank, its runs and its touches stay.
+
+        Raises:
+            StorageError: The database takes no writes; then all of it is still there.
+        """
+        return self._studies.delete(name)
 
     def study_usage(self, study: str) -> UsageReport:
         """The sum of the ledger rows of a study's runs."""

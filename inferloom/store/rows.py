@@ -209,6 +209,15 @@ class UsageReport:
     """The most that attempts of unknown outcome can have cost."""
 
 
+class SplitScore(NamedTuple):
+    """What a trial scored on a split, over the items that it was evaluated on so far."""
+
+    trial: int
+    split: str
+    items: int
+    mean: float
+
+
 class BankSize(NamedTuple):
     """How much of the bank belongs to one model."""
 

@@ -1,24 +1,28 @@
-"""Reading studies: their evaluations, and how often test splits were touched."""
+"""Studies: their evaluations, how often test splits were touched, and deleting one."""
 
 from __future__ import annotations
 
-from sqlalchemy import func, select
+from sqlalchemy import Connection, delete, func, select, update
 
 from inferloom.store import tables
 from inferloom.store.access import Access
+from inferloom.store.bank import run_job
 from inferloom.store.codec import read_evaluation, read_study
-from inferloom.store.rows import EvaluationRow, StudyRow
+from inferloom.store.rows import EvaluationRow, SplitScore, StudyRow
+from inferloom.store.writer import Writer
 
 _SEARCHES = tables.table(tables.SearchTable)
 _EVALUATIONS = tables.table(tables.EvaluationTable)
 _TOUCHES = tables.table(tables.TouchTable)
+_RUNS = tables.table(tables.RunTable)
 
 
 class Studies:
-    """The reading half of the store that concerns studies."""
+    """The part of the store that concerns studies, but for writing their rows."""
 
-    def __init__(self, access: Access) -> None:
+    def __init__(self, access: Access, writer: Writer) -> None:
         self._access = access
+        self._writer = writer
 
     def study(self, name: str) -> StudyRow | None:
         """A study by name, or None."""
@@ -40,6 +44,39 @@ class Studies:
             statement = statement.where(columns.trial == trial)
         statement = statement.order_by(columns.trial, columns.split, columns.item)
         return [read_evaluation(row) for row in self._access.rows(statement)]
+
+    def split_scores(self, study: str) -> list[SplitScore]:
+        """Mean scores by (trial, split)."""
+        columns = _EVALUATIONS.c
+        statement = (
+            select(
+                columns.trial,
+                columns.split,
+                func.count().label("items"),
+                func.avg(columns.score).label("mean"),
+            )
+            .where(columns.study == study)
+            .group_by(columns.trial, columns.split)
+            .order_by(columns.trial, columns.split)
+        )
+        return [
+            SplitScore(int(row["trial"]), str(row["split"]), int(row["items"]), float(row["mean"]))
+            for row in self._access.rows(statement)
+        ]
+
+    def delete(self, name: str) -> int:
+        """Delete a study and its evaluations, and count these; its runs and its touches stay.
+
+        The runs belong to no study any more: what they cost is not what a new study of this name costs.
+        """
+
+        def work(connection: Connection) -> int:
+            deleted = connection.execute(delete(_EVALUATIONS).where(_EVALUATIONS.c.study == name)).rowcount
+            connection.execute(update(_RUNS).where(_RUNS.c.study == name).values(study=None))
+            connection.execute(delete(_SEARCHES).where(_SEARCHES.c.name == name))
+            return int(deleted)
+
+        return run_job(self._writer, work)
 
     def touches(self, dataset: str) -> int:
         """How often a test split of a data set was looked at."""

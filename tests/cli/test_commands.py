@@ -94,7 +94,7 @@ def test_search_writes_report_and_winner_and_repeats_for_nothing(cli: Cli, folde
     assert [entry["test"] for entry in second["front"]] == [entry["test"] for entry in study["front"]]
     assert [entry["nominal"] for entry in second["front"]] == [entry["nominal"] for entry in study["front"]]
 
-    assert {row["study"] for row in cli("studies", "--json").json} == {"one", "two"}
+    assert {row["study"] for row in cli("study", "--json").json} == {"one", "two"}
     assert cli("show", "one", "--json").json["winner"] == study["winner"]
     assert "winner" in cli("show", "one").out
     assert cli("show", "one", "--yaml").out == study["winner"]["pipeline"]
@@ -121,8 +121,9 @@ def test_models_are_listed_and_checked(cli: Cli, folder: Path) -> None:
 @pytest.mark.parametrize(
     "command",
     [
-        *("run", "search", "eval", "plan", "show", "nodes", "studies", "init"),
+        *("run", "search", "eval", "plan", "show", "nodes", "init"),
         *("models list", "models check", "runs list", "runs show"),
+        *("study list", "study show", "study compare", "study export", "study delete", "study resume", "study extend"),
         *("bank size", "bank prune", "bank export", "bank forget"),
         *("space list", "space show", "space count", "space sample"),
     ],

@@ -55,7 +55,7 @@ def test_runs_lists_newest_first_and_shows_by_prefix(cli: Cli) -> None:
 
 
 def test_reading_makes_no_database(cli: Cli, folder: Path) -> None:
-    for command in ("runs", "bank", "studies"):
+    for command in ("runs", "bank", "study"):
         assert cli(command, "--json").json == []
     assert not (folder / "inferloom.db").exists()
 

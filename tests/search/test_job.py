@@ -60,6 +60,7 @@ def test_what_does_not_change_the_trials_does_not_change_the_identity(tmp_path: 
         ("concurrency: 16", "concurrency: 2", True),
         ("name: adding", "name: other", True),
         ("seed: 3", "seed: 4", False),
+        ("trials: 8", "trials: 9", True),
         ("batch: 4", "batch: 5", False),
         ("choice: [1, 2, 4, 8]", "choice: [1, 2, 4]", False),
     ):

@@ -190,3 +190,14 @@ def test_verdicts_say_plainly_who_won(winner: list[float], baseline: list[float]
     made = compare(evaluation(winner), evaluation(baseline), "x", same=False, seed=0)  # type: ignore[arg-type]  # scores are all it reads
     assert made.verdict.startswith(words)
     assert isinstance(made.difference, Interval) and made.difference.n == 40
+
+
+@pytest.mark.parametrize("share", [0.5, 0.7, 0.9, 0.97])
+async def test_money_that_ends_at_any_stage_is_a_clean_stop(tmp_path: Path, job: SearchJob, share: float) -> None:
+    with Store.open(str(tmp_path / "whole.db")) as fresh:
+        whole = await run_study(job, fresh)
+    with Store.open(str(tmp_path / "stopped.db")) as store:
+        stopped = await run_study(limited(tmp_path, int(share * whole.billed.calls)), store)
+        assert stopped.stopped == "max_billed calls" and stopped.winner.dev is not None
+        result = await run_study(limited(tmp_path, 10_000), store)
+    assert result.trials == whole.trials and result.winner.test == whole.winner.test
