@@ -133,7 +133,7 @@ class Proposer:
 
         optuna.logging.set_verbosity(optuna.logging.ERROR)
         study = optuna.create_study(directions=self._directions)
-        study.add_trials([frozen_trial(self._space, told, generation_of(place)) for place, told in enumerate(finished)])
+        study.add_trials([remembered(self._space, told, number) for number, told in enumerate(finished)])
         return study
 
     def _ask(self, study: Study, number: int, tried: set[str]) -> Values:
@@ -158,7 +158,12 @@ class Proposer:
         rng = Random(derived_seed(self._seed, number, DRAWS))
         fresh = [values for key, values in self._points.items() if key not in tried]
         values = rng.choice(fresh) if fresh else known or self._space.sample(rng)
-        study.enqueue_trial(dict(values))
+        study.enqueue_trial(
+            {
+                name: value if (options := ordered(self._space.holes[name])) is None else options.index(value)
+                for name, value in values.items()
+            }
+        )
         trial = study.ask()
         self._space.fill(partial(_suggest, trial))
         return values
@@ -181,20 +186,51 @@ def distribution(hole: Hole) -> BaseDistribution:
     return IntDistribution(hole.low, hole.high, log=hole.log, step=hole.step)
 
 
-def generation_of(number: int) -> Mapping[str, int]:
-    """What Optuna's genetic sampler notes of a trial: the generation that it belongs to."""
-    return {"NSGAIISampler:generation": number // POPULATION}
+def ordered(hole: Hole) -> list[Scalar] | None:
+    """The options of a choice among three numbers or more, the least first; None for other holes.
+
+    A sampler is told their places: as categories it would not know that 8 is between 6 and 12.
+    """
+    if not isinstance(hole, Choice) or len(hole.options) < 3:
+        return None
+    numbers = [float(one) for one in hole.options if isinstance(one, int | float) and not isinstance(one, bool)]
+    return sorted(hole.options, key=lambda one: float(one or 0)) if len(numbers) == len(hole.options) else None
 
 
-def frozen_trial(space: Space, told: Told, noted: Mapping[str, int] | None = None) -> FrozenTrial:
-    """A finished trial in Optuna's form, with what a sampler has noted of it."""
+def remembered(space: Space, told: Told, number: int) -> FrozenTrial:
+    """A finished trial as the samplers are told of it."""
+    from optuna.distributions import IntDistribution
+    from optuna.trial import create_trial
+
+    params: dict[str, Scalar] = {}
+    distributions: dict[str, BaseDistribution] = {}
+    for name, value in told.values.items():
+        hole = space.holes[name]
+        options = ordered(hole)
+        params[name] = value if options is None else options.index(value)
+        distributions[name] = distribution(hole) if options is None else IntDistribution(0, len(options) - 1)
+    # The genetic sampler notes the generation that a trial belongs to.
+    noted = {"NSGAIISampler:generation": number // POPULATION}
+    return create_trial(params=params, distributions=distributions, values=list(told.objectives), system_attrs=noted)
+
+
+def recalled(space: Space, params: Mapping[str, Scalar]) -> Values:
+    """The values that the parameters of a remembered trial stand for."""
+    values: Values = {}
+    for name, param in params.items():
+        options = ordered(space.holes[name])
+        values[name] = options[int(param)] if options is not None and isinstance(param, int | float) else param
+    return values
+
+
+def frozen_trial(space: Space, told: Told) -> FrozenTrial:
+    """A finished trial in Optuna's form."""
     from optuna.trial import create_trial
 
     return create_trial(
         params=dict(told.values),
         distributions={name: distribution(space.holes[name]) for name in told.values},
         values=list(told.objectives),
-        system_attrs=dict(noted or {}),
     )
 
 
@@ -202,6 +238,9 @@ def _suggest(trial: object, hole: Hole) -> Scalar:
     from optuna.trial import Trial
 
     assert isinstance(trial, Trial)
+    options = ordered(hole)
+    if options is not None:
+        return options[trial.suggest_int(hole.name, 0, len(options) - 1)]
     if isinstance(hole, Choice):
         return trial.suggest_categorical(hole.name, hole.options)
     if isinstance(hole, FloatRange):

@@ -8,7 +8,7 @@ from random import Random
 from typing import TYPE_CHECKING, Any
 
 from inferloom.core.errors import SetupError
-from inferloom.search.samplers import POPULATION, SAMPLERS, Setting
+from inferloom.search.samplers import POPULATION, SAMPLERS, Setting, ordered, recalled
 from inferloom.search.template import Choice, Values
 
 if TYPE_CHECKING:
@@ -63,9 +63,14 @@ def gaussian_sampler(setting: Setting) -> BaseSampler:
 @SAMPLERS.register("exhaustive")
 def exhaustive_sampler(setting: Setting) -> BaseSampler:
     """Every point once, in an order of chance; for small spaces."""
+    import warnings
+
     from optuna.samplers import BruteForceSampler
 
-    return BruteForceSampler(seed=setting.seed, avoid_premature_stop=True)
+    with warnings.catch_warnings():
+        # That it is experimental concerns who calls it by its Python name.
+        warnings.simplefilter("ignore")
+        return BruteForceSampler(seed=setting.seed, avoid_premature_stop=True)
 
 
 @SAMPLERS.register("greedy")
@@ -73,7 +78,7 @@ def greedy_sampler(setting: Setting) -> BaseSampler:
     """Coordinate-wise: the best trial so far with another value in one hole, after a random start."""
 
     def plan(study: Study, trial: FrozenTrial) -> Values | None:
-        best = _best(study)
+        best = _best(setting, study)
         if best is None or trial.number < min(setting.startup, 4):
             return None
         rng = Random(setting.seed)
@@ -119,13 +124,13 @@ def _size(values: Values) -> tuple[float, int]:
     return sum(numbers), len(values)
 
 
-def _best(study: Study) -> Values | None:
+def _best(setting: Setting, study: Study) -> Values | None:
     """The values of the trial with the highest quality; the first of equals."""
     from optuna.trial import TrialState
 
     done = study.get_trials(deepcopy=False, states=(TrialState.COMPLETE,))
     best = max(done, key=lambda trial: (trial.values[0], -trial.number), default=None)
-    return None if best is None else dict(best.params)
+    return None if best is None else recalled(setting.space, best.params)
 
 
 def _planned(
@@ -154,7 +159,8 @@ def _planned(
             self, study: Study, trial: FrozenTrial, param_name: str, param_distribution: BaseDistribution
         ) -> Any:  # Optuna's own type
             if self._values and param_name in self._values:
-                return self._values[param_name]
+                value, options = self._values[param_name], ordered(setting.space.holes[param_name])
+                return value if options is None else options.index(value)
             return otherwise.sample_independent(study, trial, param_name, param_distribution)
 
     return Planned()
