@@ -6,7 +6,7 @@ STAMP := .venv/.stamp
 VLLM_STAMP := .venv-vllm/.stamp
 DEMO := demo
 
-.PHONY: help venv check format test test-postgres test-vllm demo bench-memory bench-overhead bench-prefix-cache bench-speculative bench-techniques clean
+.PHONY: help venv check format test test-postgres test-vllm demo bench-memory bench-overhead bench-prefix-cache bench-search bench-speculative bench-techniques clean
 
 help: ## Show this list
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / {printf "  make %-18s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
@@ -47,6 +47,10 @@ demo: $(STAMP) ## Search a small space of pipelines on the pocket models; report
 
 bench-techniques: $(STAMP) ## Every technique on the pocket suite, beside the baselines at equal cost; ARGS="--card" writes docs/techniques.md
 	$(BIN)/python benchmarks/techniques.py $(ARGS)
+
+bench-search: $(STAMP) ## Calls that searches need, replayed on a pool that is made first (an hour); ARGS="--card" writes docs/search.md
+	$(BIN)/python benchmarks/search_pool.py
+	$(BIN)/python benchmarks/search.py $(ARGS)
 
 bench-speculative: $(STAMP) ## Speculative reasoning with the pocket pair beside its controls; ARGS="--card" writes docs/speculative.md
 	$(BIN)/python benchmarks/speculative.py $(ARGS)
