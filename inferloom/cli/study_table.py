@@ -106,7 +106,11 @@ def print_study(result: StudyResult) -> None:
     )
     for comparison in result.comparisons:
         print_text(comparison.verdict)
+    for comparison in result.ablation:
+        print_text(comparison.verdict)
     print_text(result.verdict)
+    if result.break_even:
+        print_text(result.break_even)
     print_text(f"billed: {usage_line(result.billed)}")
     print_text(f"this data set's test split has been looked at {count(result.test_touches, 'time')}")
     if result.stopped:

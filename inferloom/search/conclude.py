@@ -2,14 +2,16 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
 from typing import TypeVar
 
+from inferloom.core.types import Usage
 from inferloom.evaluation.evaluate import Evaluation
 from inferloom.evaluation.stats import Interval, paired_difference
 from inferloom.search.baselines import SELF_CONSISTENCY, Baseline
 from inferloom.search.job import Measure
-from inferloom.search.result import Comparison, MeanUsage
+from inferloom.search.result import Comparison, Entry, MeanUsage
 
 T = TypeVar("T")
 
@@ -71,6 +73,51 @@ def verdict(comparisons: Sequence[Comparison], baselines: Sequence[Baseline]) ->
     return (
         f"The search did NOT beat self-consistency at equal tokens ({found.name}){worse} on the test split: {points}. "
         "Self-consistency is the simpler choice."
+    )
+
+
+def worth(winner: Evaluation, rest: Evaluation, label: str, *, seed: int) -> Comparison:
+    """The winner against itself without a step.
+
+    Args:
+        winner: The winner on the test split.
+        rest: The same without the step.
+        label: What is left out, such as "without `vote`".
+        seed: Seeds the bootstrap.
+    """
+    difference = paired_difference(winner.scores, rest.scores, seed=seed)
+    points = in_points(difference)
+    if difference.low > 0:
+        said = f"The winner is better than {label}: {points}."
+    elif difference.high < 0:
+        said = f"The winner is worse than {label}: {points}."
+    else:
+        said = f"No difference is shown {label}: {points}."
+    return Comparison(name=label, difference=difference, verdict=said)
+
+
+def break_even(winner: Entry, baselines: Sequence[Entry], billed: Usage) -> str:
+    """After how many questions the winner has saved the tokens that the search was billed.
+
+    Against the baseline that does best on the test split, the cheaper of equals; a winner that does worse or costs more
+    saves nothing.
+    """
+    tested = [entry for entry in baselines if entry.test is not None]
+    if winner.test is None or not tested:
+        return ""
+    best = max(tested, key=lambda entry: (entry.test.mean if entry.test else 0.0, -entry.nominal.tokens))
+    assert best.test is not None
+    saved = best.nominal.tokens - winner.nominal.tokens
+    if winner.test.mean < best.test.mean:
+        return f"The search does not pay for itself: `{best.label}` does better."
+    if saved <= 0:
+        return (
+            f"The winner saves no tokens: it costs {-saved:,.0f} more a question than `{best.label}`, the best"
+            f" baseline, for {100 * (winner.test.mean - best.test.mean):+.1f} points."
+        )
+    return (
+        f"The search has paid for itself after {math.ceil(billed.tokens / saved):,} questions: the winner saves"
+        f" {saved:,.0f} tokens on each against `{best.label}`, the best baseline."
     )
 
 

@@ -3,13 +3,13 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, fields
+from dataclasses import dataclass, field, fields
 from typing import Literal, TypeAlias, cast
 
 from inferloom.core.types import Json, Usage
 from inferloom.evaluation.stats import Interval
 
-Kind: TypeAlias = Literal["winner", "front", "baseline"]
+Kind: TypeAlias = Literal["winner", "front", "baseline", "ablation"]
 TrialStatus: TypeAlias = Literal["done", "stopped", "duplicate", "failed"]
 
 
@@ -196,6 +196,10 @@ class StudyResult:
     comparisons: list[Comparison]
     verdict: str
     """One sentence for the whole study: did it beat equal-token self-consistency?"""
+    ablation: list[Comparison] = field(default_factory=list)
+    """The winner against itself without each of its steps."""
+    break_even: str = ""
+    """One sentence: after how many questions the search has paid for itself."""
     billed: Usage
     """What was really spent by this call of the search, and by calls before it under the same study name."""
     nominal: Usage
@@ -225,6 +229,8 @@ class StudyResult:
             "front": [entry.to_json() for entry in self.front],
             "baselines": [entry.to_json() for entry in self.baselines],
             "comparisons": [comparison.to_json() for comparison in self.comparisons],
+            "ablation": [comparison.to_json() for comparison in self.ablation],
+            "break_even": self.break_even,
             "trials": [trial.to_json() for trial in self.trials],
             "billed": cast("dict[str, Json]", self.billed.to_json()),
             "nominal": cast("dict[str, Json]", self.nominal.to_json()),
@@ -249,6 +255,8 @@ class StudyResult:
             front=[Entry.from_json(_object(entry)) for entry in _list(data["front"])],
             baselines=[Entry.from_json(_object(entry)) for entry in _list(data["baselines"])],
             comparisons=[Comparison.from_json(_object(entry)) for entry in _list(data["comparisons"])],
+            ablation=[Comparison.from_json(_object(entry)) for entry in _list(data.get("ablation", []))],
+            break_even=str(data.get("break_even", "")),
             trials=[TrialSummary.from_json(_object(entry)) for entry in _list(data["trials"])],
             billed=_usage(data["billed"]),
             nominal=_usage(data["nominal"]),

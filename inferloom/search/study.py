@@ -30,8 +30,9 @@ from inferloom.evaluation.evaluate import Evaluation, ItemResult
 from inferloom.evaluation.splits import SplitName, Splits, split_items
 from inferloom.models.client import Gateway
 from inferloom.pipelines.spec import PipelineSpec
+from inferloom.search.ablation import without_steps
 from inferloom.search.baselines import Baseline, Baselines, matched_n, shape
-from inferloom.search.conclude import compare, cost, pareto, thinned, verdict
+from inferloom.search.conclude import break_even, compare, cost, pareto, thinned, verdict, worth
 from inferloom.search.job import SearchJob
 from inferloom.search.progress import Event, EventKind, Progress, Silent, State
 from inferloom.search.projection import Projection
@@ -47,6 +48,8 @@ from inferloom.store import Store, StudyRow, TouchRow
 PROBED = 16
 """Dev items on which a baseline's cost is measured while its n is matched to the winner."""
 _FRONT_GUESS = 5
+_ABLATION = -1000
+"""The number of the winner without its first step in the table of evaluations; the others stand below it."""
 _COUNTED = 4_000
 """Points of a space that are looked at for the report; a larger space is not counted there."""
 
@@ -393,6 +396,10 @@ class _Study:
         for position, baseline in enumerate(baselines):
             dev = on_dev[position] if position < len(singles) else None
             entries.append(Tested(baseline.label, "baseline", baseline.spec, -1 - position, dev=dev))
+        entries += [
+            Tested(label, "ablation", spec, _ABLATION - place)
+            for place, (label, spec) in enumerate(without_steps(winner.checked))
+        ]
         return baselines, entries
 
     async def _evaluate_all(self, baselines: Sequence[Baseline], split: SplitName) -> list[Evaluation]:
@@ -431,7 +438,8 @@ class _Study:
         # Where the money ended on the test split, some were lined up and measured nowhere.
         tested = [one for one in tested if one.test or one.dev] or self._searched(winner)
         entries = [entry(one) for one in tested]
-        front = [entry for entry in entries if entry.kind != "baseline"]
+        baselines_tested = [entry for entry in entries if entry.kind == "baseline"]
+        front = [entry for entry in entries if entry.kind in ("winner", "front")]
         front.sort(key=lambda entry: cost(entry.nominal, self.job.measure))
         comparisons = self._comparisons(tested)
         usage = self.store.study_usage(self.name)
@@ -444,10 +452,12 @@ class _Study:
             objectives=list(self.job.spec.objectives),
             winner=entries[0],
             front=front,
-            baselines=[entry for entry in entries if entry.kind == "baseline"],
+            baselines=baselines_tested,
             trials=self._summaries(),
             comparisons=comparisons,
             verdict=sentence,
+            ablation=self._ablation(tested),
+            break_even=break_even(entries[0], baselines_tested, usage.billed),
             billed=usage.billed,
             nominal=usage.nominal,
             test_touches=self.store.touches(self.data.name),
@@ -473,6 +483,14 @@ class _Study:
             )
             for entry in tested
             if entry.kind == "baseline" and entry.test is not None
+        ]
+
+    def _ablation(self, tested: Sequence[Tested]) -> list[Comparison]:
+        winner = tested[0].test
+        rest = [(one.label, one.test) for one in tested if one.kind == "ablation"]
+        seed = self.job.spec.seed
+        return [
+            worth(winner, test, label, seed=seed) for label, test in rest if winner is not None and test is not None
         ]
 
     def _summaries(self) -> list[TrialSummary]:
