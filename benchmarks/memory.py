@@ -279,9 +279,9 @@ def described(kept: Sequence[Entry], states: Sequence[Entry]) -> str:
     there = {entry.id for entry in kept}
     lost = [most for id, most in worth.items() if most >= 3 and id not in there]
     helped = sum(most >= 3 for most in worth.values())
-    least = min((entry.worth for entry in kept), default=0)
-    told = f"{helped - len(lost)} of {helped}"
-    return f"{told} (lost: at most +{max(lost)}; kept: from {least:+})" if lost else told
+    proven = [entry.worth for entry in kept if entry.worth > 0]
+    told = f"{helped - len(lost)} of {helped} (kept: +{min(proven)} to +{max(proven)})" if proven else "none"
+    return f"{told[:-1]}; lost: at most +{max(lost)})" if lost else told
 
 
 @dataclass
