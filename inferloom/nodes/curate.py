@@ -135,17 +135,16 @@ class Curate(Node):
         return 0, int(self.params.model is not None)
 
     async def run(self, state: NodeState, context: NodeContext) -> NodeOutput:
-        candidate, *_ = incoming(state, context)
+        memory, (candidate, *_) = context.memory(self.params.memory), incoming(state, context)
         succeeded = self._verdict(candidate, context)
-        memory = context.memory(self.params.memory)
         if not memory.writable:
             context.emit("curated", {"memory": memory.name, "version": await memory.version(), "frozen": True})
             return NodeOutput()
         read = [one.entry for one in state.recalled if one.memory == memory.name]
-        lesson = Lesson(last_question(state), candidate, succeeded, memory, read, state, context)
         proposals, refusal = Proposals([], []), None
         try:
-            proposals = await self._learned(lesson)
+            asked = last_question(state)
+            proposals = await self._learned(Lesson(asked, candidate, succeeded, memory, read, state, context))
         except BudgetExceededError as error:
             # What the feedback says of the entries that were read is known without the model.
             refusal = error
@@ -157,7 +156,7 @@ class Curate(Node):
                 "memory": memory.name,
                 "version": done.version,
                 "applied": done.applied,
-                "dropped": [*proposals.refused, *(f"{one.operation}: {one.reason}" for one in done.dropped)],
+                "dropped": [*proposals.refused, *map(": ".join, done.dropped)],
                 "evicted": done.evicted,
                 "masked": done.masked,
                 "repeated": done.repeated,
@@ -176,7 +175,7 @@ class Curate(Node):
             return self._said(scores_of([candidate], params.by, context)[0])
         if context.oracle is None:
             raise UserError(
-                "`curate` with feedback `label` looks at the right answer, so it works only inside an evaluation; use"
+                "`curate` with feedback `label` needs the right answer, so it works only inside an evaluation; use"
                 " `verifier` here",
                 where=context.path,
             )

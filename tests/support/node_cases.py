@@ -132,6 +132,7 @@ VARIANTS = [
     NodeCase("recall", {"memory": "sums", "mode": "retrieve_synthesize", "model": "large", "max_tokens": 9}),
     NodeCase("curate", {"memory": "sums", "model": "large", "k": 2, "max_tokens": 99}),
     NodeCase("curate", {"memory": "sums", "mode": "cumulative", "model": "large", "limit": None}),
+    NodeCase("curate", {"memory": "sums", "feedback": "verifier", "by": "judge", "least": 1.5, "below": 0.5}),
     NodeCase("curate", {"memory": "sums", "mode": "full_history", "feedback": "label"}),
     NodeCase("retrieve", {"documents": "documents.jsonl", "k": 1, "least": 0.9}, FILES),
     NodeCase("retrieve", {"documents": "no file is read", "k": 0}),
