@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 from pathlib import Path
 from typing import Annotated
 
@@ -86,17 +87,25 @@ def forget(
     db: Db = DEFAULT_DB,
     json: Json = False,
 ) -> None:
-    """Remove a text: prompts that contain it, their completions, and the texts of runs that had it."""
+    """Remove a text: prompts that contain it, their completions, texts of runs that had it, and what was learned."""
     if len(text.strip()) < 3:
         raise SetupError(
             f"the text to forget must have at least 3 characters but has {len(text.strip())}", where="bank forget"
         )
+    from inferloom.memory.book import book_of
+
     store = open_to_read(db)
     try:
         forgotten = store.bank_forget(text)
+        book = book_of(store)
+        entries = asyncio.run(book.forget(text, [book.opened(row) for row in book.all()]))
     finally:
         store.close()
     from dataclasses import asdict
 
-    figures = asdict(forgotten)
-    report(figures, "removed or blanked: " + ", ".join(f"{value:,} {name}" for name, value in figures.items()), json)
+    figures = {**asdict(forgotten), "memory_entries": entries}
+    report(
+        figures,
+        "removed or blanked: " + ", ".join(f"{value:,} {name.replace('_', ' ')}" for name, value in figures.items()),
+        json,
+    )

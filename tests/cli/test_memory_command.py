@@ -100,6 +100,12 @@ def test_what_is_forgotten_is_gone_from_every_version(learned: Cli) -> None:
     assert learned("memory", "list", "--json").json == []
 
 
+def test_forgetting_in_the_bank_reaches_what_was_learned(learned: Cli) -> None:
+    assert learned("bank", "forget", "30 times", "--json").json["memory_entries"] == 1
+    assert [row["key"] for row in rows(learned("memory", "show", "sums", "--json"))] == ["what is 2 times 7?"]
+    assert "0 memory entries" in learned("bank", "forget", "30 times").out
+
+
 def test_an_online_evaluation_learns_on_a_fork_and_a_frozen_one_learns_nothing(learned: Cli) -> None:
     data = ("--data", "data.jsonl", "--limit", "10")
     assert learned("eval", "learn.yaml", *data).code == 0
