@@ -88,11 +88,11 @@ def worth(winner: Evaluation, rest: Evaluation, label: str, *, seed: int) -> Com
     difference = paired_difference(winner.scores, rest.scores, seed=seed)
     points = in_points(difference)
     if difference.low > 0:
-        said = f"The winner is better than {label}: {points}."
+        said = f"The winner is better than itself {label}: {points}."
     elif difference.high < 0:
-        said = f"The winner is worse than {label}: {points}."
+        said = f"The winner is worse than itself {label}: {points}."
     else:
-        said = f"No difference is shown {label}: {points}."
+        said = f"No difference is shown between the winner and itself {label}: {points}."
     return Comparison(name=label, difference=difference, verdict=said)
 
 
