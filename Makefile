@@ -56,7 +56,7 @@ bench-speculative: $(STAMP) ## Speculative reasoning with the pocket pair beside
 	$(BIN)/python benchmarks/speculative.py $(ARGS)
 
 bench-prefix-cache: ## How much of spec_reason's prompts vLLM's prefix cache holds; ARGS="--card" writes docs/vllm.md
-	@$(NEED_VLLM) && .venv-vllm/bin/python -m benchmarks.prefix_cache $(ARGS)
+	@$(NEED_VLLM) && PYTHONPATH=. .venv-vllm/bin/python benchmarks/prefix_cache.py $(ARGS)
 
 bench-memory: $(STAMP) ## What a memory gains, keeps under a limit, and costs to read; ARGS="--card" writes docs/memory.md
 	$(BIN)/python benchmarks/memory.py $(ARGS)

@@ -28,6 +28,7 @@ from pathlib import Path
 os.environ["OMP_NUM_THREADS"] = os.environ["OPENBLAS_NUM_THREADS"] = "1"
 
 import numpy as np
+from card import DOCS, command_of, show
 from memory_world import UNKNOWN, world
 from numpy.typing import NDArray
 from rich.console import Console
@@ -48,8 +49,7 @@ from inferloom.pipelines.spec import PipelineSpec
 from inferloom.store import Store
 
 HERE = Path(__file__).parent
-CARD = HERE.parent / "docs" / "memory.md"
-MARK = "<!-- measured: written by benchmarks/memory.py -->"
+CARD = DOCS / "memory.md"
 PACK = HERE / "memory_pack.yaml"
 MEMORY = "rules"
 MODEL = "large"
@@ -369,13 +369,9 @@ def main() -> None:
         sys.stdout.write(json.dumps(asdict(asyncio.run(go_on(database, int(seed), int(count))))))
         return
     tables = asyncio.run(measure(arguments))
-    words = " ".join(word for word in sys.argv[1:] if word != "--card")
-    command = "make bench-memory" + (f' ARGS="{words}"' if words else "")
+    command = command_of("bench-memory")
     text = f"Measured {datetime.now(UTC):%Y-%m-%d} by `{command}`. In brackets 95% intervals.\n\n{tables}"
-    sys.stdout.write(text)
-    if arguments.card:
-        before = arguments.card.read_text(encoding="utf-8").split(MARK)[0]
-        arguments.card.write_text(f"{before}{MARK}\n\n{text}", encoding="utf-8")
+    show(text, arguments.card, __file__)
 
 
 if __name__ == "__main__":

@@ -10,12 +10,13 @@ from __future__ import annotations
 
 import argparse
 import asyncio
-import sys
 import tempfile
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from pathlib import Path
+
+from card import DOCS, command_of, show
 
 from inferloom.core.types import Json
 from inferloom.models.client import Gateway
@@ -25,8 +26,7 @@ from inferloom.models.served import servers
 from inferloom.store import Store
 from tests_vllm.support import BLOCKS, ENVIRONMENT, SIZES, ask_server, count_servers, counted, entry, pipeline, solved
 
-CARD = Path(__file__).parent.parent / "docs" / "vllm.md"
-MARK = "<!-- measured: written by benchmarks/prefix_cache.py -->"
+CARD = DOCS / "vllm.md"
 EXAMPLES = (("none", 0, True), ("4, the same", 4, True), ("8, the same", 8, True), ("8, others", 8, False))
 CHAINS = (1, 4, 8)
 THRESHOLD = 0.75
@@ -107,18 +107,14 @@ def main() -> None:
     items = pocket_items("pocket", None, arguments.items, 11)
     with tempfile.TemporaryDirectory() as folder:
         table = asyncio.run(serve_and_measure(Path(folder), items, arguments.at_once))
-    words = " ".join(word for word in sys.argv[1:] if word != "--card")
-    command = "make bench-prefix-cache" + (f' ARGS="{words}"' if words else "")
+    command = command_of("bench-prefix-cache")
     text = (
         f"Measured {datetime.now(UTC):%Y-%m-%d} by `{command}`: {len(items)} questions of every setting,"
         f" {arguments.at_once} at a time, threshold {THRESHOLD:g}, blocks of {BLOCKS} tokens, the caches emptied"
         " before every setting.\n\n"
         f"{table}"
     )
-    sys.stdout.write(text)
-    if arguments.card:
-        before = arguments.card.read_text(encoding="utf-8").split(MARK)[0]
-        arguments.card.write_text(f"{before}{MARK}\n\n{text}", encoding="utf-8")
+    show(text, arguments.card, __file__)
 
 
 if __name__ == "__main__":

@@ -14,15 +14,14 @@ from __future__ import annotations
 
 import argparse
 import math
-import sys
 from collections import Counter
 from collections.abc import Sequence
 from dataclasses import dataclass
 from datetime import UTC, datetime
-from pathlib import Path
 from random import Random
 
 import numpy as np
+from card import DOCS, command_of, show
 from numpy.typing import NDArray
 from rich.console import Console
 from rich.progress import Progress
@@ -35,9 +34,8 @@ from inferloom.search.samplers import Proposer, Told, derived_seed
 from inferloom.search.space import Space
 from inferloom.search.template import Values
 
-CARD = Path(__file__).parent.parent / "docs" / "search.md"
+CARD = DOCS / "search.md"
 PICTURE = CARD.with_suffix(".svg")
-MARK = "<!-- measured: written by benchmarks/search.py -->"
 WITHIN = 0.02
 DEV = 180
 """Items of a study, drawn from those of the pool."""
@@ -289,7 +287,7 @@ def main() -> None:
         made = arms(world, arguments.seeds, progress)
     good = int((world.truth >= world.truth.max() - WITHIN).sum())
     best = int(world.truth.argmax())
-    command = "make bench-search" + (f' ARGS="--seeds {arguments.seeds}"' if arguments.seeds != 10 else "")
+    command = command_of("bench-search")
     text = (
         f"Measured {datetime.now(UTC):%Y-%m-%d} by `{command}`: {len(world.truth)} valid points, the best at"
         f" {world.truth[best]:.1%} on {reference.shape[1]:,} items"
@@ -299,10 +297,8 @@ def main() -> None:
         "![Calls billed until a study has found a point within two points of the best](search.svg)\n\n"
         f"### Honest ends\n\n{honest(arguments.studies)}"
     )
-    sys.stdout.write(text)
+    show(text, CARD if arguments.card else None, __file__)
     if arguments.card:
-        before = CARD.read_text(encoding="utf-8").split(MARK)[0]
-        CARD.write_text(f"{before}{MARK}\n\n{text}", encoding="utf-8")
         PICTURE.write_text(picture(made), encoding="utf-8")
 
 

@@ -10,7 +10,6 @@ from __future__ import annotations
 
 import argparse
 import asyncio
-import sys
 import tempfile
 import time
 from collections import defaultdict
@@ -19,6 +18,7 @@ from dataclasses import dataclass, field
 from datetime import UTC, datetime
 from pathlib import Path
 
+from card import DOCS, command_of, show
 from rates import fit_rates
 from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn
@@ -34,8 +34,7 @@ from inferloom.pipelines.run import Pipeline, RunResult
 from inferloom.pipelines.spec import PipelineSpec
 from inferloom.store import Store
 
-CARD = Path(__file__).parent.parent / "docs" / "speculative.md"
-MARK = "<!-- measured: written by benchmarks/speculative.py -->"
+CARD = DOCS / "speculative.md"
 SIZES = {"small": 153_408, "medium": 460_704, "large": 903_840}
 """Parameters."""
 Setting = tuple[float, float | None]
@@ -277,14 +276,10 @@ def main() -> None:
         Progress(*columns, console=Console(stderr=True)) as progress,
     ):
         text = asyncio.run(measure(Bench(store, progress), arguments, fitted))
-    words = " ".join(word for word in sys.argv[1:] if word != "--card")
-    command = "make bench-speculative" + (f' ARGS="{words}"' if words else "")
+    command = command_of("bench-speculative")
     when = f"{datetime.now(UTC):%Y-%m-%d}"
     text = f"Measured {when} by `{command}`. Intervals are 95%, differences paired by item.\n\n{text}"
-    sys.stdout.write(text)
-    if arguments.card:
-        before = arguments.card.read_text(encoding="utf-8").split(MARK)[0]
-        arguments.card.write_text(f"{before}{MARK}\n\n{text}", encoding="utf-8")
+    show(text, arguments.card, __file__)
 
 
 if __name__ == "__main__":

@@ -11,13 +11,13 @@ from __future__ import annotations
 
 import argparse
 import asyncio
-import sys
 import tempfile
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from datetime import UTC, datetime
 from pathlib import Path
 
+from card import DOCS, command_of, show
 from rates import fit_rates
 from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn
@@ -40,8 +40,7 @@ from inferloom.pipelines.spec import PipelineSpec
 from inferloom.store import Store
 
 HERE = Path(__file__).parent
-CARD = HERE.parent / "docs" / "techniques.md"
-MARK = "<!-- measured: written by benchmarks/techniques.py -->"
+CARD = DOCS / "techniques.md"
 CURVE = (1, 2, 3, 4, 6, 8, 12, 16, 24, 32)
 """The numbers of samples at which the baselines are measured."""
 CHAINED = ("sum", "multiply", "sort", "reverse", "story", "operator", "code")
@@ -243,12 +242,6 @@ async def measure(bench: Bench, arguments: argparse.Namespace, techniques: Seque
     return "\n".join([await makers[section]() for section in arguments.sections])
 
 
-def _command() -> str:
-    """What was typed, save where the result goes."""
-    arguments = " ".join(word for word in sys.argv[1:] if word != "--card")
-    return "make bench-techniques" + (f' ARGS="{arguments}"' if arguments else "")
-
-
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--items", type=int, default=252, help="items of a section")
@@ -269,15 +262,13 @@ def main() -> None:
             text = asyncio.run(measure(Bench(store, arguments.model, rates, progress), arguments, techniques))
     unmeasured = sorted(set(NODES.names()) - {str(technique["node"]) for technique in techniques})
     text = (
-        f"Measured {datetime.now(UTC):%Y-%m-%d} by `{_command()}` with `{arguments.model}`. Intervals are 95%."
+        f"Measured {datetime.now(UTC):%Y-%m-%d} by `{command_of('bench-techniques')}` with `{arguments.model}`."
+        " Intervals are 95%."
         " A lead is in points, paired by item, over the baseline whose cost comes closest (in brackets). Tokens are"
         f" nominal, without those of a cached prefix.\n\n{text}\n"
         f"Nodes that no row is about: {', '.join(f'`{name}`' for name in unmeasured)}.\n"
     )
-    sys.stdout.write(text)
-    if arguments.card:
-        before = arguments.card.read_text(encoding="utf-8").split(MARK)[0]
-        arguments.card.write_text(f"{before}{MARK}\n\n{text}", encoding="utf-8")
+    show(text, arguments.card, __file__)
 
 
 if __name__ == "__main__":
