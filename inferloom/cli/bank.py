@@ -9,7 +9,7 @@ from typing import Annotated
 import typer
 
 from inferloom.cli.options import DEFAULT_DB, Db, Json, open_to_read
-from inferloom.cli.output import count, print_json, print_table, print_text, report
+from inferloom.cli.output import check_new, count, print_json, print_table, print_text, report
 from inferloom.core.errors import SetupError
 
 app = typer.Typer(help="Look after the stored completions and prompts.")
@@ -69,10 +69,7 @@ def export(
     json: Json = False,
 ) -> None:
     """Write every stored completion with its prompt to a JSONL file."""
-    if path.exists():
-        raise SetupError("the file exists already; name another", where=str(path))
-    if not path.resolve().parent.is_dir():
-        raise SetupError("the folder does not exist", where=str(path.parent))
+    check_new(path, where="bank export")
     store = open_to_read(db)
     try:
         written = store.bank_export(path)

@@ -13,7 +13,18 @@ from typing import TYPE_CHECKING, Annotated, TypeVar, cast
 import typer
 
 from inferloom.cli.options import DEFAULT_DB, Db, Json, open_store, open_to_read
-from inferloom.cli.output import count, moment, print_json, print_pairs, print_table, print_text, report, short
+from inferloom.cli.output import (
+    check_new,
+    count,
+    moment,
+    print_json,
+    print_pairs,
+    print_table,
+    print_text,
+    report,
+    short,
+    write_new,
+)
 from inferloom.core.errors import SetupError, SpecError, UnknownNameError
 from inferloom.core.memory import DEFAULT_NAMESPACE
 
@@ -236,17 +247,12 @@ def export(
     """Write a memory to a JSON or Markdown file, which `memory import` reads."""
     from inferloom.memory.exchange import to_json, to_markdown
 
-    if path.suffix not in (".json", ".md"):
-        raise SpecError(f"`{path.name}` must end in .json or .md", where="memory export")
-    if path.exists():
-        raise SetupError("the file exists already; name another", where=str(path))
-    if not path.resolve().parent.is_dir():
-        raise SetupError("the folder does not exist", where=str(path.parent))
+    check_new(path, ".json", ".md", where="memory export")
     with _book(db, reads=True) as book:
         sheet, version = _sheet(book, memory)
         entries = _wait(lambda: sheet.entries(version))
     written = (to_json if path.suffix == ".json" else to_markdown)(sheet.row.name, version, entries)
-    path.write_text(written, encoding="utf-8")
+    write_new(path, written)
     told = count(len(entries), "entry", "entries")
     report({"written": len(entries), "path": str(path)}, f"wrote {told} to {path}", json)
 

@@ -9,10 +9,12 @@ import json
 import re
 import sys
 from collections.abc import Iterable, Mapping, Sequence
+from contextlib import suppress
 from datetime import datetime
+from pathlib import Path
 from typing import TYPE_CHECKING
 
-from inferloom.core.errors import InferloomError
+from inferloom.core.errors import InferloomError, SetupError, SpecError
 from inferloom.core.types import Usage
 
 if TYPE_CHECKING:
@@ -102,6 +104,43 @@ def usage_line(usage: Usage) -> str:
 def count(number: float, what: str, several: str | None = None) -> str:
     """A number of things: `1 call`, `1,200 calls`."""
     return f"{number:,} {what if number == 1 else several or f'{what}s'}"
+
+
+def check_new(path: Path, *endings: str, where: str) -> None:
+    """See that a file can be made there.
+
+    Args:
+        path: The file.
+        endings: The suffixes that it may have; none: any.
+        where: The command, for errors.
+
+    Raises:
+        SpecError: It has another suffix.
+        SetupError: It exists already, or its folder does not.
+    """
+    if endings and path.suffix not in endings:
+        raise SpecError(f"`{path.name}` must end in {' or '.join(endings)}", where=where)
+    if path.exists():
+        raise SetupError("the file exists already; name another", where=str(path))
+    if not path.resolve().parent.is_dir():
+        raise SetupError("the folder does not exist", where=str(path.parent))
+
+
+def write_new(path: Path, text: str) -> None:
+    """A new file, which appears only when it is whole.
+
+    Raises:
+        SetupError: It cannot be written.
+    """
+    beside = path.with_name(f".{path.name}.part")
+    try:
+        beside.write_text(text, encoding="utf-8", newline="")
+        beside.replace(path)
+    except OSError as error:
+        raise SetupError(f"cannot be written: {error.strerror or error}", where=str(path)) from None
+    finally:
+        with suppress(OSError):
+            beside.unlink(missing_ok=True)
 
 
 def report(document: Mapping[str, object], sentence: str, as_json: bool) -> None:

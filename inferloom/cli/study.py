@@ -5,7 +5,7 @@ from __future__ import annotations
 import json as jsonlib
 import sys
 from collections.abc import Iterator, Sequence
-from contextlib import contextmanager, suppress
+from contextlib import contextmanager
 from itertools import combinations
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from inferloom.cli.options import DEFAULT_DB, Db, Json, open_store, open_to_read
-from inferloom.cli.output import count, moment, print_json, print_table, print_text, report
+from inferloom.cli.output import check_new, count, moment, print_json, print_table, print_text, report, write_new
 from inferloom.cli.search import Limits, Out, conduct, limited
 from inferloom.core.errors import SetupError, SpecError
 
@@ -138,12 +138,7 @@ def export(
     """Write a study to a file: job, result, trials and the score of every item, or the scores alone."""
     from inferloom.search.record import StudyRecord, study_json
 
-    if path.suffix not in (".json", ".csv"):
-        raise SpecError(f"`{path.name}` must end in .json or .csv", where="study export")
-    if path.exists():
-        raise SetupError("the file exists already; name another", where=str(path))
-    if not path.resolve().parent.is_dir():
-        raise SetupError("the folder does not exist", where=str(path.parent))
+    check_new(path, ".json", ".csv", where="study export")
     with _reading(db) as store:
         record = StudyRecord.find(store, name)
         rows = store.evaluations(name)
@@ -151,7 +146,7 @@ def export(
         written = jsonlib.dumps(study_json(record, rows), ensure_ascii=False, indent=2, allow_nan=False) + "\n"
     else:
         written = _csv(rows)
-    _write(path, written)
+    write_new(path, written)
     report({"written": len(rows), "path": str(path)}, f"wrote {count(len(rows), 'score')} to {path}", json)
 
 
@@ -166,19 +161,6 @@ def _csv(rows: Sequence[EvaluationRow]) -> str:
     writer.writeheader()
     writer.writerows(item_json(row) for row in rows)
     return text.getvalue()
-
-
-def _write(path: Path, text: str) -> None:
-    """A new file, which appears only when it is whole."""
-    beside = path.with_name(f".{path.name}.part")
-    try:
-        beside.write_text(text, encoding="utf-8", newline="")
-        beside.replace(path)
-    except OSError as error:
-        raise SetupError(f"cannot be written: {error.strerror or error}", where=str(path)) from None
-    finally:
-        with suppress(OSError):
-            beside.unlink(missing_ok=True)
 
 
 @app.command("delete")
