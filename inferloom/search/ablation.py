@@ -7,8 +7,8 @@ from itertools import combinations
 
 from inferloom.core.errors import UserError
 from inferloom.core.types import Json
-from inferloom.pipelines.spec import PipelineSpec
-from inferloom.search.baselines import shape
+from inferloom.pipelines.spec import KEYS, PipelineSpec
+from inferloom.search.baselines import like, shape
 
 
 def without_steps(winner: PipelineSpec) -> list[tuple[str, PipelineSpec]]:
@@ -17,15 +17,14 @@ def without_steps(winner: PipelineSpec) -> list[tuple[str, PipelineSpec]]:
     Where another step cannot do without the one that is left out, both go. A step without which no pipeline is left is
     passed over, and so are pipelines with nodes and edges.
     """
-    data = winner.to_data()
-    steps = data.get("steps")
+    steps = winner.to_data().get("steps")
     if not isinstance(steps, list):
         return []
     words = shape(winner).split(" > ")
     found: dict[str, tuple[str, PipelineSpec]] = {}
     for place in range(len(steps)):
         for gone in _with(place, len(steps)):
-            spec = _made(data, [step for at, step in enumerate(steps) if at not in gone], winner)
+            spec = _made([step for at, step in enumerate(steps) if at not in gone], winner)
             if spec is not None:
                 label = " and ".join(f"`{words[at]}`" if len(words) == len(steps) else f"step {at}" for at in gone)
                 found.setdefault(spec.hash, (f"without {label}", spec))
@@ -39,14 +38,10 @@ def _with(place: int, steps: int) -> Iterator[tuple[int, ...]]:
     yield from (pair for pair in combinations(range(place, steps), 2) if pair[0] == place)
 
 
-def _made(data: dict[str, Json], steps: list[Json], winner: PipelineSpec) -> PipelineSpec | None:
+def _made(steps: list[Json], winner: PipelineSpec) -> PipelineSpec | None:
     if not steps:
         return None
-    document = {**data, "steps": steps}
-    if "prompts" in document:
-        # As the winner resolved it: a relative path means another file here.
-        document["prompts"] = winner.prompts
     try:
-        return PipelineSpec.from_data(document, "winner without a step")
+        return PipelineSpec.from_data(like(winner, {"steps": steps}, *KEYS), "winner without a step")
     except UserError:
         return None

@@ -74,19 +74,21 @@ class Baselines:
         return {"sample": {**self._sampling, "model": model, "n": n}}
 
     def _made(self, label: str, model: str, family: str, steps: list[Json]) -> Baseline:
-        data = self._winner.to_data()
-        models = data["models"]
+        models = self._winner.to_data()["models"]
         assert isinstance(models, dict), "a checked pipeline names its models in a mapping"
-        document: dict[str, Json] = {"models": {model: models[model]}}
-        for key in ("prompts", "answer"):
-            if key in data:
-                document[key] = data[key]
-        if "prompts" in document:
-            # As the winner resolved it: a relative path means another file here.
-            document["prompts"] = self._winner.prompts
-        return Baseline(
-            label, PipelineSpec.from_data({**document, "steps": steps}, f"baseline `{label}`"), model, family
-        )
+        document: dict[str, Json] = {"models": {model: models[model]}, "steps": steps}
+        spec = PipelineSpec.from_data(like(self._winner, document, "prompts", "answer"), f"baseline `{label}`")
+        return Baseline(label, spec, model, family)
+
+
+def like(winner: PipelineSpec, document: dict[str, Json], *keys: str) -> dict[str, Json]:
+    """A pipeline's document with what it takes over from a winner's, where the winner's says it."""
+    data = winner.to_data()
+    taken = {key: data[key] for key in keys if key in data}
+    if "prompts" in taken:
+        # As the winner resolved it: a relative path means another file here.
+        taken["prompts"] = winner.prompts
+    return {**taken, **document}
 
 
 async def matched_n(tokens: Callable[[int], Awaitable[float]], target: float) -> int:
