@@ -4,8 +4,8 @@ All trials answer the items in one fixed random order. After an eighth, a quarte
 are held against one another and against the complete trials of finished batches, item by item; one that is worse than
 another, which costs no more, by a one-sided exact test is stopped. The level is divided by the number of looks and of
 rivals (Bonferroni), so that of trials as good as their best rival no more than `ALPHA` are stopped, however often one
-looks; 95% intervals looked at after every item would stop an equal one in 13 of 100 cases. What is decided depends on
-scores alone, so it is the same whatever the timing, the number of workers or a restart.
+looks; plain intervals looked at after every item would stop many more. What is decided depends on scores alone, so it
+is the same whatever the timing, the number of workers or a restart.
 
 The test: paired scores of 0 and 1 by the sign test (McNemar, Psychometrika 12, 1947); others by flipping the signs of
 the differences at random (Fisher's randomisation test). Fixed looks follow Pocock's idea of group-sequential trials
