@@ -361,9 +361,13 @@ def _prepared(operations: Sequence[Operation], rules: Rules) -> tuple[list[Opera
 def _without_repeats(operations: Sequence[Operation]) -> list[Operation]:
     """Operations without additions that one before them makes already."""
     kept: list[Operation] = []
+    seen: set[Add] = set()
     for operation in operations:
-        if not (isinstance(operation, Add) and operation in kept):
-            kept.append(operation)
+        if isinstance(operation, Add):
+            if operation in seen:
+                continue
+            seen.add(operation)
+        kept.append(operation)
     return kept
 
 
