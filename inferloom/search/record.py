@@ -22,7 +22,7 @@ _COUNTED = 4_000
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class Standing:
+class StudyStanding:
     """How far a study is."""
 
     done: int
@@ -161,7 +161,7 @@ class StudyRecord:
                 )
         return job.with_trials(trials)
 
-    def standing(self, store: Store) -> Standing:
+    def standing(self, store: Store) -> StudyStanding:
         """How far it is."""
         if self.finished:
             trials = cast("list[dict[str, Json]]", self.kept["trials"])
@@ -170,7 +170,7 @@ class StudyRecord:
                 for trial in trials
                 if trial["status"] == "done" and isinstance(trial["dev"], dict)
             ]
-            return Standing(done=len(trials), trials=self.trials, best=max(means, default=None))
+            return StudyStanding(done=len(trials), trials=self.trials, best=max(means, default=None))
         scores = store.split_scores(self.name)
         # A batch is asked for once the one before it is finished, and the other stages begin after the last one.
         # Of a study that was given more trials those scores may be from before.
@@ -179,7 +179,7 @@ class StudyRecord:
         on_dev = [score for score in scores if score.split == "dev" and 0 <= score.trial < done]
         whole = max((score.items for score in on_dev), default=0)
         best = max((score.mean for score in on_dev if score.items == whole), default=None)
-        return Standing(done=done, trials=self.trials, best=best)
+        return StudyStanding(done=done, trials=self.trials, best=best)
 
     def trials_json(self) -> list[Json]:
         """Every trial: as in the result, or the points that were asked for where there is none."""
