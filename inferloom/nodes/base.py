@@ -94,6 +94,14 @@ class Node(ABC):
         return False
 
     @property
+    def live(self) -> bool:
+        """Whether it makes one completion, whose text as it comes is the text of the first candidate it hands on.
+
+        Where it adds to the candidates that come in, this is meant of a node to which none come.
+        """
+        return False
+
+    @property
     def roles(self) -> frozenset[str]:
         """The roles of the prompt pack that it speaks; a pipeline whose pack lacks one is refused."""
         return frozenset()

@@ -126,6 +126,11 @@ class Sample(Node):
         return frozenset({"logprobs"} if self.params.logprobs else ())
 
     @property
+    def live(self) -> bool:
+        askings = self.params.askings
+        return len(askings) == 1 and self.params.n == 1 and not askings[0].plans and askings[0].style != "program"
+
+    @property
     def roles(self) -> frozenset[str]:
         return frozenset().union(*(asking.roles for asking in self.params.askings))
 

@@ -11,7 +11,7 @@ import threading
 import time
 import uuid
 from collections import Counter
-from collections.abc import AsyncIterator, Coroutine, Mapping, Sequence
+from collections.abc import AsyncIterator, Collection, Coroutine, Mapping, Sequence
 from contextvars import ContextVar
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -23,7 +23,7 @@ from inferloom.core.errors import BudgetExceededError, InferloomError
 from inferloom.core.memory import Memory
 from inferloom.core.protocols import Oracle, Prompts, Sandbox
 from inferloom.core.types import Candidate, Completion, Json, Message, NodeOutput, NodeState, Request, Usage, total
-from inferloom.models.budget import Budget
+from inferloom.models.budget import Budget, Purse
 from inferloom.models.client import Gateway, OpenModel, RunClient
 from inferloom.nodes.prompts import load_pack
 from inferloom.pipelines.compile import CompiledGraph, compile_graph
@@ -91,7 +91,10 @@ class RunOptions(TypedDict, total=False):
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class StreamEvent:
-    """Something that happens while a run goes on: `token`, `node`, another event of a node, or at last `result`."""
+    """Something that happens while a run goes on: `token`, `node`, another event of a node, or at last `result`.
+
+    `restart` says that the tokens of a completion so far are void: its call failed and is made again.
+    """
 
     kind: str
     path: str
@@ -112,6 +115,7 @@ class _Run:
     memory: MemoryScope | None = None
     rows: list[Row] = field(default_factory=list)
     events: asyncio.Queue[StreamEvent] | None = None
+    tokens_of: Collection[str] | None = None
     executions: Counter[str] = field(default_factory=Counter)
 
 
@@ -139,14 +143,17 @@ class _Context:
 
     async def generate(self, model: str, request: Request) -> list[Completion]:
         run = self._run
-        if run.events is None:
+        if run.events is None or (run.tokens_of is not None and self.path not in run.tokens_of):
             return await run.client.generate(model, request, path=self.path)
         events, path = run.events, self.path
 
         def preview(position: int, text: str) -> None:
             events.put_nowait(StreamEvent(kind="token", path=path, data={"index": position, "text": text}))
 
-        return await run.client.generate(model, request, path=path, on_token=preview)
+        def void(position: int) -> None:
+            events.put_nowait(StreamEvent(kind="restart", path=path, data={"index": position}))
+
+        return await run.client.generate(model, request, path=path, on_token=preview, on_restart=void)
 
     @property
     def oracle(self) -> Oracle | None:
@@ -277,6 +284,9 @@ class Pipeline:
         oracle: Oracle | None = None,
         memory: MemoryScope | None = None,
         events: asyncio.Queue[StreamEvent] | None = None,
+        tokens_of: Collection[str] | None = None,
+        run_id: str | None = None,
+        account: Purse | None = None,
     ) -> RunResult:
         """Answer one question.
 
@@ -294,13 +304,16 @@ class Pipeline:
             memory: Which memories the names in the pipeline mean, and whether they are written to; None: those of the
                 default namespace, written to.
             events: Where events go while the run goes on.
+            tokens_of: The paths of the nodes whose tokens are told as they come; None: of all.
+            run_id: The run's id, 32 hex digits; None: a new one.
+            account: What the run's calls are billed to, beside other runs; None: the gateway's own.
 
         Raises:
             ModelError: A model failed for good; the run is recorded as failed.
             StorageError: The database takes no writes.
         """
         messages = (Message("user", question),) if isinstance(question, str) else tuple(question)
-        fresh, run_id, stream = stream is None, uuid.uuid4().hex, stream or uuid.uuid4().hex
+        fresh, run_id, stream = stream is None, run_id or uuid.uuid4().hex, stream or uuid.uuid4().hex
         client = RunClient(
             self.gateway,
             self._models,
@@ -310,6 +323,7 @@ class Pipeline:
             before=self._compiled.ancestors,
             lanes=self._compiled.lanes,
             fresh=fresh,
+            account=account,
         )
         run = _Run(
             id=run_id,
@@ -320,6 +334,7 @@ class Pipeline:
             oracle=oracle,
             memory=memory,
             events=events,
+            tokens_of=tokens_of,
         )
         asked = messages[-1].content if messages else ""
         row = RunRow(
