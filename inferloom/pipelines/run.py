@@ -16,7 +16,7 @@ from contextvars import ContextVar
 from dataclasses import dataclass, field
 from pathlib import Path
 from random import Random
-from typing import TYPE_CHECKING, TypedDict, TypeVar
+from typing import TYPE_CHECKING, Protocol, TypedDict, TypeVar
 
 from inferloom.core.answers import votes_of
 from inferloom.core.errors import BudgetExceededError, InferloomError
@@ -102,6 +102,14 @@ class StreamEvent:
     result: RunResult | None = None
 
 
+class EventSink(Protocol):
+    """Where the events of a run go; an `asyncio.Queue` is one."""
+
+    def put_nowait(self, event: StreamEvent, /) -> None:
+        """Take an event."""
+        ...
+
+
 @dataclass(slots=True)
 class _Run:
     """One run while it goes on."""
@@ -114,7 +122,7 @@ class _Run:
     oracle: Oracle | None = None
     memory: MemoryScope | None = None
     rows: list[Row] = field(default_factory=list)
-    events: asyncio.Queue[StreamEvent] | None = None
+    events: EventSink | None = None
     tokens_of: Collection[str] | None = None
     executions: Counter[str] = field(default_factory=Counter)
 
@@ -283,7 +291,7 @@ class Pipeline:
         tag: str | None = None,
         oracle: Oracle | None = None,
         memory: MemoryScope | None = None,
-        events: asyncio.Queue[StreamEvent] | None = None,
+        events: EventSink | None = None,
         tokens_of: Collection[str] | None = None,
         run_id: str | None = None,
         account: Purse | None = None,
