@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import AsyncIterator, Coroutine
-from contextlib import suppress
 from typing import TypeVar
 
 from starlette.requests import Request
@@ -61,6 +60,7 @@ async def unless_hung_up(receive: Receive, work: Coroutine[None, None, T]) -> T:
 
     Raises:
         HungUp: The client went away.
+        ApiError: 503; the server is being stopped, and may not wait any longer.
     """
     task = asyncio.ensure_future(work)
     gone = asyncio.ensure_future(_gone(receive))
@@ -69,6 +69,10 @@ async def unless_hung_up(receive: Receive, work: Coroutine[None, None, T]) -> T:
         if task.done():
             return task.result()
         raise HungUp
+    except asyncio.CancelledError:
+        # Nobody else cancels a request.
+        told = "the server was stopped before the answer was there; ask again (an `Idempotency-Key` keeps what is done)"
+        raise ApiError(503, told, code="stopped", headers={"retry-after": "5"}) from None
     finally:
         for one in (task, gone):
             one.cancel()
@@ -87,6 +91,7 @@ class EventStream(Response):
 
     def __init__(self, events: AsyncIterator[bytes], headers: dict[str, str]) -> None:
         self._events = events
+        self._begun = False
         self.status_code = 200
         self.background = None
         self.body = b""
@@ -95,21 +100,28 @@ class EventStream(Response):
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         """Send the events."""
-        with suppress(HungUp):
+        try:
             await unless_hung_up(receive, self._send_all(scope, receive, send))
+        except HungUp:
+            pass
+        except ApiError as error:
+            await self._end(error, scope, receive, send)
 
     async def _send_all(self, scope: Scope, receive: Receive, send: Send) -> None:
-        begun = False
         try:
             async for event in self._events:
-                if not begun:
+                if not self._begun:
                     await send({"type": "http.response.start", "status": 200, "headers": self.raw_headers})
-                    begun = True
+                    self._begun = True
                 await send({"type": "http.response.body", "body": event, "more_body": True})
         except Exception as error:
-            told = api_error(error)
-            if not begun:
-                await error_response(told)(scope, receive, send)
-                return
-            await send({"type": "http.response.body", "body": error_event(told), "more_body": True})
-        await send({"type": "http.response.body", "body": b"", "more_body": False})
+            await self._end(api_error(error), scope, receive, send)
+        else:
+            await send({"type": "http.response.body", "body": b"", "more_body": False})
+
+    async def _end(self, error: ApiError, scope: Scope, receive: Receive, send: Send) -> None:
+        """Tell of an error: as the reply, or in the middle of it."""
+        if self._begun:
+            await send({"type": "http.response.body", "body": error_event(error), "more_body": False})
+        else:
+            await error_response(error)(scope, receive, send)

@@ -7,6 +7,7 @@ seconds, then cancels them: their calls are recorded, and with an `Idempotency-K
 from __future__ import annotations
 
 import asyncio
+import logging
 import signal
 import socket
 from collections.abc import AsyncIterator, Callable, Mapping
@@ -65,6 +66,9 @@ def serve(
         listening: Where to listen (`open_socket`).
         ready: Called when requests are taken.
     """
+
+    # It warns of every client that goes away while it is sent something.
+    logging.getLogger("asyncio").setLevel(logging.ERROR)
 
     async def run() -> None:
         desk = Desk(specs, Gateway(store), limits)

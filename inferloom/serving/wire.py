@@ -7,6 +7,7 @@ the value that changes nothing, and an unknown field is refused too. Nothing is 
 from __future__ import annotations
 
 import json
+from itertools import takewhile
 from typing import Annotated, Literal, TypeVar
 
 from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, JsonValue, ValidationError
@@ -155,7 +156,10 @@ def read_body(kind: type[Asked], body: bytes) -> Asked:
         ApiError: 400; it names the field, what stands there, and what may.
     """
     try:
-        data: JsonValue = json.loads(body, parse_constant=_no_constant)
+        data: JsonValue = json.loads(body.decode("utf-8"), parse_constant=_no_constant)
+        if b"\\u" in body:
+            # Half of a surrogate pair can be written as an escape, and no model can be sent it.
+            json.dumps(data, ensure_ascii=False).encode("utf-8")
     except (ValueError, RecursionError) as error:
         raise ApiError(400, f"the body is not JSON ({_first_line(error)})") from None
     if not isinstance(data, dict):
@@ -178,8 +182,11 @@ def _first_line(error: BaseException) -> str:
 
 def _wrong(error: ValidationError, kind: type[BaseModel]) -> ApiError:
     """The first thing that is wrong, as one sentence."""
-    first = error.errors(include_url=False)[0]
-    # A union tells the kind it tried as a part of the place; no field has such a name.
+    errors = error.errors(include_url=False)
+    # A union tells of each kind that it tried; the one that got furthest into the value is the one that was meant.
+    field_of_first = list(takewhile(lambda part: not _is_kind(part), errors[0]["loc"]))
+    same = [one for one in errors if list(one["loc"][: len(field_of_first)]) == field_of_first]
+    first = max(same, key=lambda one: (len(one["loc"]), not one["type"].endswith("_type")))
     parts = [str(part) for part in first["loc"] if not _is_kind(part)]
     field = ".".join(parts)[:200]
     if first["type"] == "extra_forbidden":
@@ -198,6 +205,7 @@ def _wrong(error: ValidationError, kind: type[BaseModel]) -> ApiError:
 
 
 def _is_kind(part: int | str) -> bool:
+    """Whether a part of a place is the name of a kind that a union tried; no field has such a name."""
     return part in ("str", "TextPart") or (isinstance(part, str) and part.startswith(("list[", "constrained-")))
 
 
