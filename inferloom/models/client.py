@@ -22,7 +22,7 @@ from weakref import WeakKeyDictionary
 from inferloom.core.digest import digest
 from inferloom.core.errors import BadResponseError, ModelError, Outcome, StorageError
 from inferloom.core.protocols import Backend, TokenSink
-from inferloom.core.types import Completion, Request, Usage
+from inferloom.core.types import Completion, Message, Request, Usage
 from inferloom.models.backends import open_backend
 from inferloom.models.budget import Budget, Purse
 from inferloom.models.nominal import PrefixModel, nominal_usage, request_text, upper_bound
@@ -38,7 +38,7 @@ def request_body(request: Request) -> str:
     """The request as canonical JSON, without n: what a bank address hashes and the database stores."""
     body: dict[str, object] = {"max_tokens": request.max_tokens, "temperature": request.temperature}
     if request.prefix is None:
-        body["messages"] = [[message.role, message.content] for message in request.messages]
+        body["messages"] = [_turn_body(message) for message in request.messages]
     else:
         body["prefix"] = request.prefix
     if request.top_p != 1.0:
@@ -49,7 +49,16 @@ def request_body(request: Request) -> str:
         body["logprobs"] = request.logprobs
     if request.schema is not None:
         body["schema"] = request.schema
+    if request.tools is not None:
+        body["tools"] = [request.tools.definitions, request.tools.choice]
     return json.dumps(body, sort_keys=True, separators=(",", ":"), ensure_ascii=False)
+
+
+def _turn_body(message: Message) -> list[object]:
+    turn: list[object] = [message.role, message.content]
+    if message.tool_calls or message.tool_call_id is not None:
+        turn.append([[call.to_json() for call in message.tool_calls], message.tool_call_id])
+    return turn
 
 
 def request_hash(body: str) -> str:

@@ -44,6 +44,9 @@ class Node(ABC):
     """The paper that the technique follows, or empty."""
     static: ClassVar[bool] = True
     """Whether the least and the most calls are the same."""
+    offers_tools: ClassVar[bool] = False
+    """Whether its models may call the tools of `NodeState.tools`; a node that writes answers and does not is refused
+    where there are some."""
 
     def __init__(self, params: AnyParams) -> None:
         self.params = params

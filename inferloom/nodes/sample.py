@@ -102,6 +102,7 @@ class Sample(Node):
 
     Params = SampleParams
     params: SampleParams
+    offers_tools = True
     paper = "https://arxiv.org/abs/2407.21787"
 
     @classmethod

@@ -21,13 +21,14 @@ from typing import TYPE_CHECKING, Protocol, TypedDict, TypeVar
 from inferloom.core.answers import votes_of
 from inferloom.core.errors import BudgetExceededError, InferloomError
 from inferloom.core.memory import Memory
-from inferloom.core.protocols import Oracle, Prompts, Sandbox
+from inferloom.core.protocols import Capabilities, Oracle, Prompts, Sandbox
+from inferloom.core.tools import ToolCall, Tools
 from inferloom.core.types import Candidate, Completion, Json, Message, NodeOutput, NodeState, Request, Usage, total
 from inferloom.models.budget import Budget, Purse
 from inferloom.models.client import Gateway, OpenModel, RunClient
 from inferloom.nodes.prompts import load_pack
 from inferloom.pipelines.compile import CompiledGraph, compile_graph
-from inferloom.pipelines.rules import check_capabilities
+from inferloom.pipelines.rules import check_capabilities, check_tools
 from inferloom.pipelines.spec import PipelineSpec, StepSpec
 from inferloom.store import CandidateRow, PipelineRow, Row, RunRow, StepRow, Store
 
@@ -60,6 +61,11 @@ class RunResult:
     def text(self) -> str:
         """The full text of the answer."""
         return self.candidates[0].text if self.candidates else ""
+
+    @property
+    def tool_calls(self) -> tuple[ToolCall, ...]:
+        """The tool calls that the answer consists of, where tools were offered and it calls some."""
+        return self.candidates[0].tool_calls if self.candidates else ()
 
     def to_json(self) -> dict[str, Json]:
         """The result as the document of `run --json`."""
@@ -250,7 +256,7 @@ class Pipeline:
         self._models: dict[str, OpenModel] = {
             name: gateway.model(model, where=spec.where("models", name)) for name, model in spec.models.items()
         }
-        check_capabilities(spec, {name: model.backend.capabilities for name, model in self._models.items()})
+        check_capabilities(spec, self.capabilities)
         self._compiled: CompiledGraph = compile_graph(spec, _execute, _spent)
         self._saved = False
 
@@ -268,6 +274,11 @@ class Pipeline:
         """
         spec = PipelineSpec.load(source)
         return cls(spec, gateway or default_gateway(store))
+
+    @property
+    def capabilities(self) -> dict[str, Capabilities]:
+        """What each model can do."""
+        return {name: model.backend.capabilities for name, model in self._models.items()}
 
     @property
     def graph(self) -> CompiledGraph:
@@ -291,6 +302,7 @@ class Pipeline:
         tag: str | None = None,
         oracle: Oracle | None = None,
         memory: MemoryScope | None = None,
+        tools: Tools | None = None,
         events: EventSink | None = None,
         tokens_of: Collection[str] | None = None,
         run_id: str | None = None,
@@ -311,16 +323,20 @@ class Pipeline:
             oracle: Grades candidates against the right answer; only an evaluation has it, for nodes marked `oracle`.
             memory: Which memories the names in the pipeline mean, and whether they are written to; None: those of the
                 default namespace, written to.
+            tools: What the answer may call; it then comes back in `RunResult.tool_calls`.
             events: Where events go while the run goes on.
             tokens_of: The paths of the nodes whose tokens are told as they come; None: of all.
             run_id: The run's id, 32 hex digits; None: a new one.
             account: What the run's calls are billed to, beside other runs; None: the gateway's own.
 
         Raises:
+            CapabilityError: There are tools, and a node or a model that cannot offer them.
             ModelError: A model failed for good; the run is recorded as failed.
             StorageError: The database takes no writes.
         """
         messages = (Message("user", question),) if isinstance(question, str) else tuple(question)
+        if tools is not None:
+            check_tools(self.spec, self.capabilities)
         fresh, run_id, stream = stream is None, run_id or uuid.uuid4().hex, stream or uuid.uuid4().hex
         client = RunClient(
             self.gateway,
@@ -344,7 +360,8 @@ class Pipeline:
             events=events,
             tokens_of=tokens_of,
         )
-        asked = messages[-1].content if messages else ""
+        last = messages[-1].content if messages else ""
+        asked = next((turn.content for turn in reversed(messages) if turn.role == "user"), last)
         row = RunRow(
             id=run_id,
             pipeline=self.spec.hash,
@@ -356,7 +373,7 @@ class Pipeline:
             item=item,
             tag=tag,
         )
-        return await self._recorded(run, row, messages, tuple(notes), tuple(examples))
+        return await self._recorded(run, row, messages, tuple(notes), tuple(examples), tools)
 
     async def _recorded(
         self,
@@ -365,6 +382,7 @@ class Pipeline:
         messages: tuple[Message, ...],
         notes: tuple[str, ...],
         examples: tuple[tuple[str, str], ...],
+        tools: Tools | None,
     ) -> RunResult:
         """Run the graph between a `running` row and the final one, whatever happens in between."""
         from dataclasses import replace
@@ -378,7 +396,7 @@ class Pipeline:
         clock = time.perf_counter()
         try:
             await run.client.prepare()
-            candidates, stopped = await self._compiled.run(row.question, messages, notes, examples)
+            candidates, stopped = await self._compiled.run(row.question, messages, notes, examples, tools)
         except BaseException as error:
             reason = error.sentence if isinstance(error, InferloomError) else f"{type(error).__name__}: {error}"
             store.submit(*run.rows, replace(row, status="failed", error=reason, ended=time.time()))

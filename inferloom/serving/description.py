@@ -182,9 +182,9 @@ def _schemas() -> dict[str, Json]:
     )
     choice = _object(
         index=_COUNT,
-        message=_object(role={"const": "assistant"}, content=_STRING, refusal={"type": "null"}),
+        message=_object(role={"const": "assistant"}, content=_TEXT_OR_NULL, refusal={"type": "null"}),
         logprobs={"type": ["object", "null"]},
-        finish_reason={"enum": ["stop", "length"]},
+        finish_reason={"enum": ["stop", "length", "tool_calls"]},
     )
     model = _object(id=_STRING, object={"const": "model"}, created=_COUNT, owned_by=_STRING)
     error = _object(message=_STRING, type=_STRING, param=_TEXT_OR_NULL, code=_TEXT_OR_NULL)

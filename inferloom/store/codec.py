@@ -16,6 +16,7 @@ from sqlalchemy.dialects import postgresql, sqlite
 from sqlalchemy.engine import Dialect
 
 from inferloom.core.errors import Outcome
+from inferloom.core.tools import ToolCall
 from inferloom.core.types import Candidate, Completion, FinishReason, TokenLogprob, Usage
 from inferloom.store import tables
 from inferloom.store.rows import (
@@ -119,6 +120,16 @@ def read_logprobs(text: str | None) -> tuple[TokenLogprob, ...] | None:
     )
 
 
+def calls_json(calls: tuple[ToolCall, ...]) -> str | None:
+    """Tool calls as JSON text; None where there are none."""
+    return json.dumps([call.to_json() for call in calls], separators=(",", ":")) if calls else None
+
+
+def read_calls_json(text: str | None) -> tuple[ToolCall, ...]:
+    """Tool calls from JSON text."""
+    return tuple(ToolCall.from_json(call) for call in json.loads(text)) if text else ()
+
+
 def _completion(row: CompletionRow) -> Parameters:
     address, made = row.address, row.completion
     return (
@@ -137,6 +148,7 @@ def _completion(row: CompletionRow) -> Parameters:
         made.reasoning,
         row.prompt_text,
         row.created,
+        calls_json(made.tool_calls),
     )
 
 
@@ -149,22 +161,24 @@ COMPLETION_COLUMNS = (
     "completion_tokens",
     "logprobs",
     "reasoning",
+    "tool_calls",
 )
 """The columns of the bank that make a completion, in the order in which `read_completion` takes them."""
 
 
 def read_completion(values: tuple[object, ...], id: str) -> Completion:
     """A completion from the values of `COMPLETION_COLUMNS`."""
-    text, finish_reason, stop_reason, prompt_tokens, cached_tokens, completion_tokens, logprobs, reasoning = values
+    text, finish_reason, stop_reason, prompt, cached, completion_tokens, logprobs, reasoning, tool_calls = values
     return Completion(
         text=cast(str, text),
         finish_reason=cast(FinishReason, finish_reason),
         stop_reason=cast("str | None", stop_reason),
-        prompt_tokens=cast(int, prompt_tokens),
-        cached_tokens=cast(int, cached_tokens),
+        prompt_tokens=cast(int, prompt),
+        cached_tokens=cast(int, cached),
         completion_tokens=cast(int, completion_tokens),
         logprobs=read_logprobs(cast("str | None", logprobs)),
         reasoning=cast("str | None", reasoning),
+        tool_calls=read_calls_json(cast("str | None", tool_calls)),
         id=id,
     )
 

@@ -268,7 +268,7 @@ class BankSize(NamedTuple):
     requests: int
     completions: int
     bytes: int
-    """UTF-8 bytes of texts, reasoning, kept prompts and log-probabilities."""
+    """UTF-8 bytes of texts, reasoning, kept prompts, log-probabilities and tool calls."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

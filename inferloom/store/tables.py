@@ -40,6 +40,8 @@ class CompletionTable(Base):
     reasoning: Mapped[str | None]
     prompt_text: Mapped[str | None]
     created: Mapped[float]
+    tool_calls: Mapped[str | None]
+    """JSON: a list of {name, arguments, id}."""
 
 
 class RequestTable(Base):
