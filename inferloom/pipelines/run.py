@@ -124,7 +124,6 @@ class _Run:
     stream: str
     client: RunClient
     prompts: Prompts
-    store: Store
     oracle: Oracle | None = None
     memory: MemoryScope | None = None
     rows: list[Row] = field(default_factory=list)
@@ -190,7 +189,9 @@ class _Context:
 
         run = self._run
         scope = run.memory or MemoryScope()
-        return scope.memory(book_of(run.store), name, f"{run.stream}|{self.path}|{self._ordinal}", run.id)
+        return scope.memory(
+            book_of(run.client.gateway.store), name, f"{run.stream}|{self.path}|{self._ordinal}", run.id
+        )
 
     def rows(self, path: str) -> Sequence[Mapping[str, Json]]:
         from inferloom.core.rows import read_rows
@@ -317,17 +318,15 @@ class Pipeline:
             notes: Notes put in front of the question.
             examples: Solved examples (question, solution) shown as earlier turns.
             budget: The most this run may cost, nominally; None: the pipeline's own `budget`.
-            study: The study that the run belongs to.
-            item: The data item that the question comes from.
+            study, item: The study that the run belongs to, and the data item that the question comes from.
             tag: Anything that helps to find the run again.
             oracle: Grades candidates against the right answer; only an evaluation has it, for nodes marked `oracle`.
-            memory: Which memories the names in the pipeline mean, and whether they are written to; None: those of the
-                default namespace, written to.
+            memory: Which memories the names in the pipeline mean; None: those of the default namespace, written to.
             tools: What the answer may call; it then comes back in `RunResult.tool_calls`.
             events: Where events go while the run goes on.
             tokens_of: The paths of the nodes whose tokens are told as they come; None: of all.
             run_id: The run's id, 32 hex digits; None: a new one.
-            account: What the run's calls are billed to, beside other runs; None: the gateway's own.
+            account: What the run's calls are billed to; None: the gateway's own.
 
         Raises:
             CapabilityError: There are tools, and a node or a model that cannot offer them.
@@ -354,19 +353,16 @@ class Pipeline:
             stream=stream,
             client=client,
             prompts=self._prompts,
-            store=self.gateway.store,
             oracle=oracle,
             memory=memory,
             events=events,
             tokens_of=tokens_of,
         )
-        last = messages[-1].content if messages else ""
-        asked = next((turn.content for turn in reversed(messages) if turn.role == "user"), last)
         row = RunRow(
             id=run_id,
             pipeline=self.spec.hash,
             stream=stream,
-            question=asked,
+            question=_question(messages),
             status="running",
             started=time.time(),
             study=study,
@@ -457,6 +453,12 @@ class Pipeline:
             await task
         finally:
             task.cancel()
+
+
+def _question(messages: Sequence[Message]) -> str:
+    """What the user asked last, else the last turn of any."""
+    last = messages[-1].content if messages else ""
+    return next((turn.content for turn in reversed(messages) if turn.role == "user"), last)
 
 
 def _best_so_far(candidates: Sequence[Candidate]) -> tuple[Candidate, ...]:
