@@ -8,8 +8,8 @@ the machine themselves add. Every question is new, so nothing comes from a bank 
 CPU is that of the server's process alone, over the whole load. Memory is resident memory: the mean over the last sixth
 of the time against the mean over the second sixth. The model, the clients and the server share the machine.
 
-The others stand in virtual environments of their own (`scripts/rivals-venv.sh`); one that could not be installed is
-named with the reason.
+The others stand in virtual environments of their own (`scripts/rivals-venv.sh`), with the settings that they come with
+but for the number of samples; one that could not be installed is named with the reason.
 """
 
 from __future__ import annotations
