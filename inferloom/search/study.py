@@ -15,6 +15,7 @@ import json
 import shlex
 import time
 from collections.abc import Sequence
+from contextlib import AsyncExitStack
 from dataclasses import dataclass, field, replace
 from typing import cast
 
@@ -33,6 +34,7 @@ from inferloom.pipelines.spec import PipelineSpec
 from inferloom.search.ablation import without_steps
 from inferloom.search.baselines import Baseline, Baselines, matched_n, shape
 from inferloom.search.conclude import break_even, compare, cost, pareto, thinned, verdict, worth
+from inferloom.search.crew import Crew
 from inferloom.search.job import SearchJob
 from inferloom.search.progress import Event, EventKind, Progress, Silent, State
 from inferloom.search.projection import Projection
@@ -43,6 +45,7 @@ from inferloom.search.runner import Runner, data_hash
 from inferloom.search.samplers import Proposer, Told
 from inferloom.search.template import Values
 from inferloom.search.trial import Tested, Trial, entry, label, pooled, reached, status
+from inferloom.search.worker import Workers
 from inferloom.store import Store, StudyRow, TouchRow
 
 PROBED = 16
@@ -62,6 +65,7 @@ async def run_study(
     progress: Progress | None = None,
     gateway: Gateway | None = None,
     command: str | None = None,
+    workers: Workers | None = None,
 ) -> StudyResult:
     """Run a search, or go on with it, or give its result again if it is finished.
 
@@ -72,15 +76,19 @@ async def run_study(
         progress: Who watches.
         gateway: The models to use; None: new ones, closed at the end.
         command: The command that starts this study, for the report.
+        workers: Who answers the items beside this process; None: it answers them all. The trials do not depend on it.
 
     Raises:
         SpecError: The space has no valid point, or a study of this name was started with another job or has more
-            trials by now. With more trials than it has, it goes on: its batches stay, and it is tested anew.
+            trials by now. With more trials than it has, it goes on: its batches stay, and it is tested anew. Or its
+            items cannot be split among workers.
         UserError: `max_billed` was reached before one trial was finished.
         DataError, ModelError, StorageError: As running does; what was paid is kept, and the next call goes on.
     """
     own = gateway or Gateway(store)
-    study = _Study(job, store, name or job.name, progress or Silent(), own, command)
+    if workers is not None:
+        workers.check(job, store.url)
+    study = _Study(job, store, name or job.name, progress or Silent(), own, command, workers)
     try:
         return await study.run()
     finally:
@@ -105,8 +113,16 @@ class _Study:
     """One call of a search."""
 
     def __init__(
-        self, job: SearchJob, store: Store, name: str, progress: Progress, gateway: Gateway, command: str | None
+        self,
+        job: SearchJob,
+        store: Store,
+        name: str,
+        progress: Progress,
+        gateway: Gateway,
+        command: str | None,
+        workers: Workers | None,
     ) -> None:
+        self.workers = workers
         self.job, self.store, self.name, self.progress, self.gateway = job, store, name, progress, gateway
         self.command = command or f"inferloom study resume {shlex.quote(name)}"
         self.state = State(study=name, trials=job.spec.trials)
@@ -117,6 +133,7 @@ class _Study:
         self.projection = Projection(store.optuna_url, name, job.space, job.directions)
         self.row: StudyRow
         self._mirroring: asyncio.Task[None] | None = None
+        self._ending = AsyncExitStack()
         self.runner: Runner
         self.data: DataSet
         self.splits: Splits
@@ -151,7 +168,8 @@ class _Study:
         return result
 
     async def close(self) -> None:
-        """Wait for the copy that is being written, and let go of Optuna's storage."""
+        """End the workers, wait for the copy that is being written, and let go of Optuna's storage."""
+        await self._ending.aclose()
         if self._mirroring is not None:
             await asyncio.wait({self._mirroring})
             if not self._mirroring.cancelled():
@@ -196,8 +214,14 @@ class _Study:
             on_item=self._on_item,
             memory=job.spec.memory,
             began=self.created,
+            crew=None if self.workers is None else self._crew,
         )
+        self._ending.push_async_callback(self.runner.aclose)
         return None
+
+    def _crew(self, runner: Runner) -> Crew:
+        assert self.workers is not None
+        return self.workers.crew(runner, self.job, url=self.store.url, study=self.name, identity=self.row.spec_hash)
 
     async def _save(self, status: str, result: StudyResult | None = None) -> None:
         """Write the study's row."""
@@ -514,7 +538,7 @@ class _Study:
 
     # Telling
 
-    def _on_item(self, result: ItemResult) -> None:
+    def _on_item(self, trial: int, split: SplitName, result: ItemResult) -> None:
         self.state.items_done += 1
         self.state.items_resumed += result.resumed
         self.state.billed = self.state.billed + result.billed
