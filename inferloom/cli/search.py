@@ -39,7 +39,7 @@ WorkerCount = Annotated[
 ]
 Ray = Annotated[
     str | None,
-    typer.Option("--ray", metavar="ADDRESS", help="Answer on a Ray cluster: auto, local, or ray://HOST:PORT."),
+    typer.Option("--ray", metavar="ADDRESS", help="Answer on a Ray cluster: auto, HOST:PORT, or local."),
 ]
 
 

@@ -22,8 +22,8 @@ def ray_workers(address: str, count: int | None) -> Workers:
     """The workers of a cluster: as many as asked for, else one per core that it has.
 
     Args:
-        address: `auto` for the cluster that this machine belongs to, `local` for a new one on this machine, or
-            `ray://HOST:PORT`.
+        address: `auto` for the cluster that this machine belongs to, `HOST:PORT` where there are several, or `local`
+            for a new one on this machine.
         count: How many.
 
     Raises:
@@ -39,8 +39,8 @@ def ray_workers(address: str, count: int | None) -> Workers:
         ray.init(address=address, log_to_driver=False, logging_level="ERROR", ignore_reinit_error=True)
     except (ConnectionError, ValueError, RuntimeError) as error:
         raise SetupError(
-            f"no Ray cluster is reached at `{address}` ({str(error).strip().splitlines()[0]}); must be auto, local, or "
-            "ray://HOST:PORT",
+            f"no Ray cluster is reached at `{address}` ({_first_sentence(error)}); must be auto or HOST:PORT for one "
+            "that this machine belongs to, or local for a new one",
             where="search --ray",
         ) from None
     cores = int(ray.cluster_resources().get("CPU", 1))
@@ -79,8 +79,7 @@ class RayHand:
         try:
             said = await self._actor.answer.remote(chunk)
         except RayError as error:
-            first = str(error).strip().splitlines()[0]
-            raise WorkerDiedError(first, where="worker") from None
+            raise WorkerDiedError(_first_sentence(error), where="worker") from None
         if isinstance(said, Refused):
             raise error_of(said)
         for came in said:
@@ -94,6 +93,10 @@ class RayHand:
         with suppress(RayError, TimeoutError):
             await asyncio.wait_for(asyncio.ensure_future(self._actor.aclose.remote()), 20)
         ray.kill(self._actor)
+
+
+def _first_sentence(error: Exception) -> str:
+    return str(error).strip().splitlines()[0].partition(". ")[0].rstrip(".")
 
 
 class _Actor:
