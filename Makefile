@@ -6,7 +6,7 @@ STAMP := .venv/.stamp
 VLLM_STAMP := .venv-vllm/.stamp
 DEMO := demo
 
-.PHONY: help venv check format test test-postgres test-vllm demo bench-memory bench-overhead bench-prefix-cache bench-search bench-speculative bench-techniques clean
+.PHONY: help venv check format test test-postgres test-vllm demo bench-memory bench-overhead bench-prefix-cache bench-replay bench-search bench-speculative bench-techniques clean
 
 help: ## Show this list
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / {printf "  make %-18s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
@@ -60,6 +60,9 @@ bench-prefix-cache: ## How much of spec_reason's prompts vLLM's prefix cache hol
 
 bench-memory: $(STAMP) ## What a memory gains, keeps under a limit, and costs to read; ARGS="--card" writes docs/memory.md
 	$(BIN)/python benchmarks/memory.py $(ARGS)
+
+bench-replay: $(STAMP) ## Trials from a full bank on one core, alone and beside a million other completions
+	$(BIN)/python benchmarks/replay.py
 
 bench-overhead: $(STAMP) ## CPU per node beside a bare LangGraph graph of the same shape
 	$(BIN)/python benchmarks/overhead.py

@@ -32,6 +32,7 @@ from search_pool import SPACE, Pool, load_pool, points_of
 from inferloom.evaluation.stats import mean_interval, paired_difference
 from inferloom.pipelines.document import content_hash
 from inferloom.search import samplers
+from inferloom.search.aim import Aim
 from inferloom.search.racing import Standing, beaten_by, estimate, looks
 from inferloom.search.samplers import SAMPLERS, Proposer, Setting, Told, derived_seed
 from inferloom.search.space import Space
@@ -93,7 +94,7 @@ def study(world: World, sampler: str, racing: bool, seed: int, most: int) -> Rea
     """Replay one study until it has found a good point, or has tried `most`."""
     pool, meter = world.pool, Meter(world.pool)
     items = Random(derived_seed(seed, "items")).sample(range(pool.scores.shape[1]), DEV)
-    proposer = Proposer(world.space, sampler, seed, ["maximize"], STARTUP)
+    proposer = Proposer(world.space, sampler, seed, Aim(), STARTUP)
     stages = looks(DEV) if racing else [DEV]
     told: list[Told] = []
     complete: dict[int, Standing] = {}
@@ -180,7 +181,7 @@ def grouped(setting: Setting) -> BaseSampler:
 
 def trials_to_good(world: World, sampler: str, seed: int) -> int:
     """How many trials a sampler needs to try a point within two points of the best, where it is told true qualities."""
-    proposer = Proposer(world.space, sampler, seed, ["maximize"], STARTUP)
+    proposer = Proposer(world.space, sampler, seed, Aim(), STARTUP)
     told: list[Told] = []
     while len(told) < len(world.truth):
         asked = proposer.batch(len(told), BATCH, told)
