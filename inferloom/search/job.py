@@ -85,6 +85,9 @@ class JobSpec(BaseModel):
         description="`frozen`: memories are read as they were when the study began; `online`: every trial learns on a"
         " fork of its own, one item after the other",
     )
+    warm_start: tuple[str, ...] = Field(
+        default=(), description="earlier studies of this database whose best points are tried first"
+    )
     racing: bool = Field(default=True, description="stop trials early that are shown to be beaten")
     finalists: int = Field(default=4, ge=1, le=64, description="the best on dev, compared afresh on the confirm split")
     max_billed: MaxBilled = Field(default_factory=MaxBilled)
@@ -214,7 +217,7 @@ class SearchJob:
         """
         aside = {"name", "concurrency", "max_billed", "trials"}
         # A field that came later does not make another job of one that has nothing in it.
-        aside |= {name for name in ("utility", "constraints") if not getattr(self.spec, name)}
+        aside |= {name for name in ("utility", "constraints", "warm_start") if not getattr(self.spec, name)}
         fields = cast("dict[str, Json]", self.spec.model_dump(mode="json", exclude=aside))
         return content_hash({**fields, "data": data_hash, "space": self.space.document.data})
 

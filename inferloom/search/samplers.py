@@ -98,7 +98,7 @@ class Proposer:
         self._aim = aim
         self._startup = startup
 
-    def batch(self, first: int, size: int, finished: Sequence[Told]) -> list[Asked]:
+    def batch(self, first: int, size: int, finished: Sequence[Told], planned: Sequence[Values] = ()) -> list[Asked]:
         """The trials `first`, `first + 1`, ... of the next batch.
 
         Points that no trial had yet are preferred. A small space of which every point was tried gives a short or an
@@ -108,6 +108,7 @@ class Proposer:
             first: The number of the batch's first trial.
             size: How many trials.
             finished: Every trial before `first`, in order.
+            planned: Valid points to begin with, in place of what the sampler would ask.
 
         Raises:
             SpecError: The space has no valid point.
@@ -118,7 +119,12 @@ class Proposer:
         for number in range(first, first + size):
             if self._points and tried.issuperset(self._points):
                 break
-            values = self._ask(study, number, tried)
+            place = number - first
+            if place < len(planned) and self._fits(planned[place]):
+                values = planned[place]
+                self._enqueue(study, values)
+            else:
+                values = self._ask(study, number, tried)
             key = self._key(values)
             tried.add(key)
             batch.append(Asked(number=number, values=values, key=key))
@@ -168,15 +174,18 @@ class Proposer:
         rng = Random(derived_seed(self._seed, number, DRAWS))
         fresh = [values for key, values in self._points.items() if key not in tried]
         values = rng.choice(fresh) if fresh else known or self._space.sample(rng)
+        self._enqueue(study, values)
+        return values
+
+    def _enqueue(self, study: Study, values: Values) -> None:
+        """Have Optuna believe that it asked for a point."""
         study.enqueue_trial(
             {
                 name: value if (options := ordered(self._space.holes[name])) is None else options.index(value)
                 for name, value in values.items()
             }
         )
-        trial = study.ask()
-        self._space.fill(partial(_suggest, trial))
-        return values
+        self._space.fill(partial(_suggest, study.ask()))
 
 
 def derived_seed(*parts: object) -> int:

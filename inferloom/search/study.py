@@ -46,6 +46,7 @@ from inferloom.search.runner import Runner, data_hash
 from inferloom.search.samplers import Proposer, Told
 from inferloom.search.template import Values
 from inferloom.search.trial import Tested, Trial, entry, label, reached, summaries
+from inferloom.search.warm import first_points
 from inferloom.search.worker import Workers
 from inferloom.store import Store, StudyRow, TouchRow
 
@@ -255,7 +256,7 @@ class _Study:
         while len(self.trials) < spec.trials:
             if batch == len(self.book.asked):
                 size = min(spec.batch, spec.trials - len(self.trials))
-                asked = proposer.batch(len(self.trials), size, self._told())
+                asked = proposer.batch(len(self.trials), size, self._told(), self._planned(batch, size))
                 if not asked:
                     self._tell(
                         "stage", text=f"every valid point of the space was tried after {len(self.trials)} trials"
@@ -268,6 +269,11 @@ class _Study:
                 await self._mirroring
             self._mirroring = asyncio.create_task(asyncio.to_thread(self.projection.mirror, self._told()))
             batch += 1
+
+    def _planned(self, batch: int, size: int) -> list[Values]:
+        """The first points, where earlier studies give some."""
+        earlier = self.job.spec.warm_start
+        return [] if batch else first_points(self.store, earlier, self.job.space, self.job.aim, size)
 
     async def _run_batch(self, batch: int, points: Sequence[Values]) -> None:
         """The trials of a batch side by side; duplicates take over what the first of them reached."""

@@ -96,3 +96,26 @@ def test_a_job_without_limits_is_the_one_that_it_was_before_there_were_any(tmp_p
     assert plain.aim == Aim()
     assert plain.identity("x") == job(tmp_path, "constraints: {}").identity("x")
     assert plain.identity("x") != job(tmp_path, "constraints: {tokens: 60}").identity("x")
+
+
+async def test_a_study_begins_with_the_best_points_of_earlier_ones(store: Store, tmp_path: Path) -> None:
+    first = await run_study(job(tmp_path, ""), store, name="first")
+    done = sorted(
+        (trial for trial in first.trials if trial.status == "done"), key=lambda one: (-mean(one.dev), one.number)
+    )
+    # The new space has one option less, so points with it are left out.
+    text = workload.job_text(workload.write_items(tmp_path), extra="warm_start: [first]\nbaselines: none")
+    text = text.replace("trials: 8", "trials: 4").replace("[1, 2, 4, 8]", "[1, 2, 8]").replace("seed: 3", "seed: 4")
+    second = await run_study(SearchJob.load(text), store, name="second")
+    kept = [trial.values for trial in done if trial.values["steps.0.sample.n"] != 4]
+    assert [trial.values for trial in second.trials[: min(4, len(kept))]] == kept[:4]
+    with pytest.raises(SpecError, match="none of the study's points"):
+        other = text.replace("model: {choice: [small, large]}", "model: {choice: [small], name: writer}")
+        await run_study(SearchJob.load(other), store, name="third")
+
+
+def test_a_jobs_space_may_be_one_that_comes_along(tmp_path: Path) -> None:
+    text = "data: {procedural: pocket, count: 12}\nsplit: {dev: 6, confirm: 2, test: 4}\nspace: %s\n"
+    assert SearchJob.load(text % "archon").space.document.name == "archon (built in)"
+    with pytest.raises(SpecError, match="there is no file `arhcon`; did you mean `archon`"):
+        SearchJob.load(text % "arhcon")
