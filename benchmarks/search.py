@@ -242,6 +242,19 @@ def table(made: Sequence[Arm]) -> str:
     return "\n".join(lines) + "\n"
 
 
+def least(world: World, made: Sequence[Arm]) -> str:
+    """What no study can go below: one good point on all items of a study, and nothing else."""
+    good = [point for point in range(len(world.truth)) if world.truth[point] >= world.truth.max() - WITHIN]
+    per_item = [[sum(count for _, count in draws[point]) for point in good] for draws in world.pool.draws]
+    cheapest = DEV * float(np.mean(per_item, axis=0).min())
+    [theirs] = [arm for arm in made if arm.sampler == "archon" and not arm.bank and not arm.racing]
+    share = cheapest / float(np.median(theirs.calls))
+    return (
+        f"Answering a study's items once costs {cheapest:,.0f} calls for the cheapest point that counts as found: "
+        f"{share:.2f} of the median of `archon` with neither, and the least that any search can come to.\n"
+    )
+
+
 def _mark(there: bool) -> str:
     return "yes" if there else "no"
 
@@ -347,7 +360,7 @@ def main() -> None:
         f" {world.truth[best]:.1%} on {reference.shape[1]:,} items"
         f" (`{_described(points_of(space)[best])}`), {good} within two points of it; {arguments.seeds} seeds, {DEV}"
         f" items a study, batches of {BATCH}. In brackets the 95% interval of the ratio, paired by seed.\n\n"
-        f"{table(made)}\n"
+        f"{table(made)}\n{least(world, made)}\n"
         "![Calls billed until a study has found a point within two points of the best](search.svg)\n\n"
         f"### Samplers by themselves\n\n{without_noise(world, 2 * arguments.seeds)}\n"
         f"### Honest ends\n\n{honest(arguments.studies)}"
