@@ -57,6 +57,11 @@ class Node(ABC):
         """Parameters that show the node at work, with models named `small` and `large`; docs and tests use them."""
 
     @property
+    def writes_answer(self) -> bool:
+        """Whether, where it makes one call and hands on one candidate, the call's text is the candidate's."""
+        return False
+
+    @property
     def requires(self) -> frozenset[Thing]:
         """What must be there before the node; may depend on the parameters."""
         return frozenset()

@@ -118,6 +118,10 @@ class Sample(Node):
         return frozenset({LOGPROB, MIN_LOGPROB} if self.params.logprobs else ())
 
     @property
+    def writes_answer(self) -> bool:
+        return all(asking.style != "program" for asking in self.params.askings)
+
+    @property
     def drops(self) -> frozenset[Thing]:
         # The new candidates have no critiques or tests, and there is more than one of them all.
         return frozenset[Thing]({"scores", "critiques", "tests", "one"}) - self.provides
