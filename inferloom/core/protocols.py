@@ -11,10 +11,7 @@ from inferloom.core.memory import Memory
 from inferloom.core.types import Candidate, Completion, Json, Message, Request
 
 TokenSink: TypeAlias = Callable[[int, str], None]
-"""Called with (index of the completion, new text) as tokens come; previews only, never the record.
-
-The client tells an empty text where a completion begins anew, because the attempt before failed on the way.
-"""
+"""Called with (index of the completion, new text) as tokens come; previews only, never the record."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

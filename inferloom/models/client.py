@@ -15,7 +15,7 @@ import hashlib
 import json
 import time
 from collections import Counter, defaultdict
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from copy import copy
 from dataclasses import dataclass, field, replace
 from itertools import count
@@ -160,6 +160,7 @@ class _Asked:
     indices: Sequence[int]
     cached_share: float
     on_token: TokenSink | None
+    on_restart: Callable[[int], None] | None
     charged: bool = False
     """Whether the nominal cost stands in the ledger already."""
 
@@ -176,6 +177,7 @@ class RunClient:
         before: For each node path, the paths of the nodes that come before it (for the prefix model).
         lanes: For each node path, how many parallel twins come before it.
         fresh: Whether the stream is new with this run, so that the bank holds nothing of it and need not be asked.
+        account: What the run's calls are billed to; None: the gateway's own.
     """
 
     def __init__(
@@ -189,8 +191,10 @@ class RunClient:
         before: Mapping[str, frozenset[str]] | None = None,
         lanes: Mapping[str, int] | None = None,
         fresh: bool = False,
+        account: Purse | None = None,
     ) -> None:
         self.gateway = gateway
+        self.account = account or gateway.billed
         self.models = models
         self.run = run
         self.stream = stream
@@ -237,16 +241,24 @@ class RunClient:
         return there
 
     async def generate(
-        self, name: str, request: Request, *, path: str, on_token: TokenSink | None = None
+        self,
+        name: str,
+        request: Request,
+        *,
+        path: str,
+        on_token: TokenSink | None = None,
+        on_restart: Callable[[int], None] | None = None,
     ) -> list[Completion]:
         """`request.n` completions of the model `name`, committed before they are returned.
+
+        `on_restart` is told the index of a completion whose tokens so far are void, since its call failed.
 
         Raises:
             BudgetExceededError: The request does not fit; `received` holds the completions that did.
             ModelError: The model failed for good.
             StorageError: The database takes no writes: no new call is made, and what was in flight is counted.
         """
-        asked = self._ask(name, request, path, on_token)
+        asked = self._ask(name, request, path, on_token, on_restart)
         spec = asked.model.spec
 
         def most(count: int) -> Usage:
@@ -274,7 +286,14 @@ class RunClient:
             raise self.purse.refusal(limit, most(request.n - granted), completions)
         return completions
 
-    def _ask(self, name: str, request: Request, path: str, on_token: TokenSink | None) -> _Asked:
+    def _ask(
+        self,
+        name: str,
+        request: Request,
+        path: str,
+        on_token: TokenSink | None,
+        on_restart: Callable[[int], None] | None,
+    ) -> _Asked:
         """Give a request its bank address and its draws. No waiting in here: the order of asking decides."""
         body = request_body(request)
         address = Address(stream=self.stream, fingerprint=self._fingerprints[name], request=request_hash(body))
@@ -295,6 +314,7 @@ class RunClient:
                 name, path, self._before.get(path, _NONE), request_text(request), self.models[name].spec.cache_block
             ),
             on_token=on_token,
+            on_restart=on_restart,
         )
 
     async def _draw(self, asked: _Asked) -> list[Completion]:
@@ -370,16 +390,16 @@ class RunClient:
 
         async with asked.model.traffic.limiter:
             gateway.store.raise_if_failed()
-            ticket, granted = await gateway.billed.reserve(most, len(indices))
+            ticket, granted = await self.account.reserve(most, len(indices))
             spent = Usage()
             started = time.time()
             try:
                 if granted < len(indices):
                     bound = most(len(indices))
-                    limit = gateway.billed.fits(bound) or "calls"
-                    raise gateway.billed.refusal(limit, bound)
+                    limit = self.account.fits(bound) or "calls"
+                    raise self.account.refusal(limit, bound)
                 seeds = [draw_seed(asked.address, index) for index in indices]
-                sink = _positions(asked, indices, attempt > 1)
+                sink = _positions(asked, indices)
                 request = asked.request
                 if request.n != len(indices):
                     request = replace(request, n=len(indices))
@@ -393,12 +413,15 @@ class RunClient:
                 reason = str(error) or "cancelled"
                 row = self._row(asked, attempt, indices[0], bound=spent, outcome=outcome, error=reason, started=started)
                 gateway.store.submit(row)
+                if asked.on_restart is not None:
+                    for index in indices:
+                        asked.on_restart(index - asked.indices[0])
                 raise
             else:
                 spent = _billed(spec, completions, time.time() - started)
                 return await self._commit(asked, attempt, indices, completions, spent, started)
             finally:
-                gateway.billed.settle(ticket, spent)
+                self.account.settle(ticket, spent)
 
     async def _commit(
         self,
@@ -488,21 +511,13 @@ def _billed(spec: ModelSpec, completions: Sequence[Completion], seconds: float) 
     return replace(usage, usd=spec.usd(usage), seconds=seconds)
 
 
-def _positions(asked: _Asked, indices: Sequence[int], again: bool) -> TokenSink | None:
+def _positions(asked: _Asked, indices: Sequence[int]) -> TokenSink | None:
     """The caller's token sink, told positions in its own request instead of positions in this call."""
     sink = asked.on_token
     if sink is None:
         return None
     first = asked.indices[0]
-    if again:
-        for index in indices:
-            sink(index - first, "")
-
-    def tell(position: int, text: str) -> None:
-        if text:
-            sink(indices[position] - first, text)
-
-    return tell
+    return lambda position, text: sink(indices[position] - first, text)
 
 
 def _first_draw(call: str) -> int:

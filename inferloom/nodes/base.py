@@ -57,11 +57,6 @@ class Node(ABC):
         """Parameters that show the node at work, with models named `small` and `large`; docs and tests use them."""
 
     @property
-    def writes_answer(self) -> bool:
-        """Whether, where it makes one call and hands on one candidate, the call's text is the candidate's."""
-        return False
-
-    @property
     def requires(self) -> frozenset[Thing]:
         """What must be there before the node; may depend on the parameters."""
         return frozenset()
@@ -99,6 +94,14 @@ class Node(ABC):
     @property
     def oracle(self) -> bool:
         """Whether it looks at the right answer: its results are bounds, never compared with the rest."""
+        return False
+
+    @property
+    def live(self) -> bool:
+        """Whether it makes one completion, whose text as it comes is the text of the first candidate it hands on.
+
+        Where it adds to the candidates that come in, this is meant of a node to which none come.
+        """
         return False
 
     @property

@@ -50,13 +50,13 @@ class Fuse(Node):
         return frozenset({"candidates", "one"} if one else {"candidates"})
 
     @property
-    def writes_answer(self) -> bool:
-        return True
-
-    @property
     def drops(self) -> frozenset[Thing]:
         # The new candidates have none of these, whatever a kept one has.
         return frozenset[Thing]({"scores", "critiques", "tests", "one"}) - self.provides
+
+    @property
+    def live(self) -> bool:
+        return self.params.n == 1
 
     @property
     def roles(self) -> frozenset[str]:

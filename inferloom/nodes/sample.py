@@ -118,10 +118,6 @@ class Sample(Node):
         return frozenset({LOGPROB, MIN_LOGPROB} if self.params.logprobs else ())
 
     @property
-    def writes_answer(self) -> bool:
-        return all(asking.style != "program" for asking in self.params.askings)
-
-    @property
     def drops(self) -> frozenset[Thing]:
         # The new candidates have no critiques or tests, and there is more than one of them all.
         return frozenset[Thing]({"scores", "critiques", "tests", "one"}) - self.provides
@@ -129,6 +125,11 @@ class Sample(Node):
     @property
     def needs(self) -> frozenset[str]:
         return frozenset({"logprobs"} if self.params.logprobs else ())
+
+    @property
+    def live(self) -> bool:
+        askings = self.params.askings
+        return len(askings) == 1 and self.params.n == 1 and not askings[0].plans and askings[0].style != "program"
 
     @property
     def roles(self) -> frozenset[str]:

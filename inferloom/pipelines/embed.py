@@ -210,14 +210,14 @@ class _Embedding:
                 rows=[],
                 executions=Counter({step.path: before["count"] if before else 0}),
                 events=sink,
-                previews=False,
+                tokens_of=(),
             )
             token = CURRENT.set(run)
             live = step.path == self._pipeline.live_path and streams_messages(config)
             try:
                 async with MessageTokens(config, state["messages"], told["id"]) if live else nullcontext() as tokens:
                     if tokens is not None:
-                        sink.tokens, run.previews = tokens, True
+                        sink.tokens, run.tokens_of = tokens, (step.path,)
                         run.answering = AnswerTokens(step.path, sink)
                     update = await node(state)
                     update["drawn"] = {place: n - drawn.get(place, 0) for place, n in run.client.drawn.items()}
@@ -317,12 +317,12 @@ class _Writer:
         self._write = write
         self.tokens: MessageTokens | None = None
 
-    def put_nowait(self, item: StreamEvent, /) -> None:
+    def put_nowait(self, event: StreamEvent, /) -> None:
         """Pass an event on."""
-        if item.kind == "answer" and self.tokens is not None and "anew" not in item.data:
-            self.tokens.put(str(item.data["text"]))
-        elif item.kind not in ("answer", "token"):
-            self._write({"kind": item.kind, "path": item.path, **item.data})
+        if event.kind == "answer" and self.tokens is not None and "anew" not in event.data:
+            self.tokens.put(str(event.data["text"]))
+        elif event.kind not in ("answer", "token", "restart"):
+            self._write({"kind": event.kind, "path": event.path, **event.data})
 
 
 def result_message(result: RunResult, name: str) -> AnyMessage:

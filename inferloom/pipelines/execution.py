@@ -7,11 +7,11 @@ from __future__ import annotations
 
 import time
 from collections import Counter
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from contextvars import ContextVar
 from dataclasses import dataclass, field
 from random import Random
-from typing import TYPE_CHECKING, Protocol
+from typing import TYPE_CHECKING
 
 from inferloom.core.answers import split_reasoning, votes_of
 from inferloom.core.errors import BudgetExceededError
@@ -19,8 +19,7 @@ from inferloom.core.memory import Memory
 from inferloom.core.protocols import Oracle, Prompts, Sandbox
 from inferloom.core.types import Candidate, Completion, Json, NodeOutput, NodeState, Request, Usage, total
 from inferloom.models.client import RunClient
-from inferloom.pipelines.result import RunResult, StreamEvent
-from inferloom.pipelines.rules import predict
+from inferloom.pipelines.result import EventSink, RunResult, StreamEvent
 from inferloom.pipelines.spec import PipelineSpec, StepSpec
 from inferloom.store import CandidateRow, Row, StepRow, Store
 
@@ -28,14 +27,6 @@ if TYPE_CHECKING:
     from inferloom.memory.scope import MemoryScope
 
 STOPPED_BUDGET = "budget"
-
-
-class EventSink(Protocol):
-    """Takes events without waiting."""
-
-    def put_nowait(self, item: StreamEvent, /) -> None:
-        """Take one."""
-        ...
 
 
 class AnswerTokens:
@@ -55,8 +46,8 @@ class AnswerTokens:
         self._told = ""
 
     def preview(self, text: str) -> None:
-        """A piece of the completion has come; an empty one says that the completion begins anew."""
-        self._raw = self._raw + text if text else ""
+        """A piece of the completion has come."""
+        self._raw += text
         seen = self._raw
         if "<" in seen:
             # What may turn out to be the beginning of a tag is held back.
@@ -64,6 +55,10 @@ class AnswerTokens:
             last = seen.rfind("<")
             seen = seen[:last] if last >= 0 and ">" not in seen[last:] else seen
         self._tell(seen)
+
+    def restart(self) -> None:
+        """What has come so far is void: the call failed and is made again."""
+        self._raw = ""
 
     def finish(self, content: str) -> None:
         """The run has ended with this answer."""
@@ -80,11 +75,16 @@ class AnswerTokens:
 
 
 def live_path(spec: PipelineSpec) -> str | None:
-    """The node whose one call writes the final answer, so that its tokens are the answer's; None: there is none."""
+    """The path of the last step where its tokens are those of the final answer; else None.
+
+    Where candidates are compared, none of them is the answer before it is chosen.
+    """
     end = spec.graph.end
-    forecast = predict(spec)[end]
-    alone = forecast.calls == (1, 1) and forecast.candidates_out == (1, 1)
-    return end if alone and spec.step(end).node.writes_answer else None
+    node = spec.step(end).node
+    before = [spec.step(path) for path in spec.graph.ancestors[end]]
+    alone = "candidates" in node.requires or not any("candidates" in step.node.provides for step in before)
+    sure = spec.graph.executions(end) == 1 and end in spec.graph.always
+    return end if node.live and alone and sure else None
 
 
 @dataclass(slots=True)
@@ -100,8 +100,8 @@ class Run:
     memory: MemoryScope | None = None
     rows: list[Row] = field(default_factory=list)
     events: EventSink | None = None
-    previews: bool = True
-    """Whether those who take events want tokens, too."""
+    tokens_of: Collection[str] | None = None
+    """The nodes whose tokens are told as they come; None: of all."""
     answering: AnswerTokens | None = None
     """Tells the final answer's tokens to whoever listens."""
     executions: Counter[str] = field(default_factory=Counter)
@@ -131,10 +131,9 @@ class _Context:
 
     async def generate(self, model: str, request: Request) -> list[Completion]:
         run = self._run
-        if run.events is None or not run.previews:
+        if run.events is None or (run.tokens_of is not None and self.path not in run.tokens_of):
             return await run.client.generate(model, request, path=self.path)
         events, path = run.events, self.path
-
         answering = run.answering if run.answering is not None and run.answering.path == path else None
 
         def preview(position: int, text: str) -> None:
@@ -142,7 +141,12 @@ class _Context:
             if answering is not None:
                 answering.preview(text)
 
-        return await run.client.generate(model, request, path=path, on_token=preview)
+        def void(position: int) -> None:
+            events.put_nowait(StreamEvent(kind="restart", path=path, data={"index": position}))
+            if answering is not None:
+                answering.restart()
+
+        return await run.client.generate(model, request, path=path, on_token=preview, on_restart=void)
 
     @property
     def oracle(self) -> Oracle | None:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
-from typing import TYPE_CHECKING, TypedDict
+from typing import TYPE_CHECKING, Protocol, TypedDict
 
 from inferloom.core.answers import split_reasoning
 from inferloom.core.protocols import Oracle
@@ -87,12 +87,21 @@ class RunOptions(TypedDict, total=False):
 class StreamEvent:
     """Something that happens while a run goes on.
 
-    `token` is a piece of any completion (a preview), `node` the end of a step, `answer` a piece of the final answer
-    (`text`; together they are `RunResult.content`; with `anew` the whole of it, because what was told before is no part
-    of it), `result` comes last, and everything else is an event of a node.
+    `token` is a piece of any completion (a preview), `restart` says that the tokens of a completion so far are void,
+    since its call failed and is made again, `node` is the end of a step, and `answer` a piece of the final answer (its
+    `text`; together they are `RunResult.content`; one with `anew` is all of it, because what was told before is no
+    part of it). `result` comes last, and everything else is an event of a node.
     """
 
     kind: str
     path: str
     data: Mapping[str, Json] = field(default_factory=dict)
     result: RunResult | None = None
+
+
+class EventSink(Protocol):
+    """Where the events of a run go; an `asyncio.Queue` is one."""
+
+    def put_nowait(self, event: StreamEvent, /) -> None:
+        """Take an event."""
+        ...

@@ -10,7 +10,7 @@ import asyncio
 import threading
 import time
 import uuid
-from collections.abc import AsyncIterator, Iterator, Mapping, Sequence
+from collections.abc import AsyncIterator, Collection, Iterator, Mapping, Sequence
 from dataclasses import replace
 from functools import cached_property
 from pathlib import Path
@@ -20,13 +20,13 @@ from inferloom.core.errors import InferloomError
 from inferloom.core.protocols import Capabilities, Oracle
 from inferloom.core.tools import Tools
 from inferloom.core.types import Message
-from inferloom.models.budget import Budget
+from inferloom.models.budget import Budget, Purse
 from inferloom.models.client import Gateway, OpenModel, RunClient
 from inferloom.nodes.prompts import load_pack
 from inferloom.pipelines.background import iterate_sync, run_sync
 from inferloom.pipelines.compile import CompiledGraph, compile_graph
 from inferloom.pipelines.execution import CURRENT, AnswerTokens, Run, execute, live_path, result_of, spent
-from inferloom.pipelines.result import RunOptions, RunResult, StreamEvent
+from inferloom.pipelines.result import EventSink, RunOptions, RunResult, StreamEvent
 from inferloom.pipelines.rules import check_capabilities, check_tools
 from inferloom.pipelines.spec import PipelineSpec
 from inferloom.store import PipelineRow, RunRow, Store
@@ -37,7 +37,7 @@ if TYPE_CHECKING:
     from inferloom.memory.scope import MemoryScope
     from inferloom.pipelines.embed import AgentGraph
 
-__all__ = ["Pipeline", "RunOptions", "RunResult", "StreamEvent", "default_gateway", "run_sync"]
+__all__ = ["EventSink", "Pipeline", "RunOptions", "RunResult", "StreamEvent", "default_gateway", "run_sync"]
 
 
 class Pipeline:
@@ -128,7 +128,10 @@ class Pipeline:
         oracle: Oracle | None = None,
         memory: MemoryScope | None = None,
         tools: Tools | None = None,
-        events: asyncio.Queue[StreamEvent] | None = None,
+        events: EventSink | None = None,
+        tokens_of: Collection[str] | None = None,
+        run_id: str | None = None,
+        account: Purse | None = None,
     ) -> RunResult:
         """Answer one question.
 
@@ -147,6 +150,9 @@ class Pipeline:
                 default namespace, written to.
             tools: What the answer may call; it then comes back in `RunResult.tool_calls`.
             events: Where events go while the run goes on.
+            tokens_of: The paths of the nodes whose tokens are told as they come; None: of all.
+            run_id: The run's id, 32 hex digits; None: a new one.
+            account: What the run's calls are billed to, beside other runs; None: the gateway's own.
 
         Raises:
             CapabilityError: There are tools, and a node or a model that cannot offer them.
@@ -156,9 +162,9 @@ class Pipeline:
         messages = (Message("user", question),) if isinstance(question, str) else tuple(question)
         if tools is not None:
             check_tools(self.spec, self.capabilities)
-        fresh, run_id, stream = stream is None, uuid.uuid4().hex, stream or uuid.uuid4().hex
-        run = self.open_run(run_id, stream, budget=budget, lanes=self._compiled.lanes, fresh=fresh)
-        run.oracle, run.memory, run.events = oracle, memory, events
+        fresh, run_id, stream = stream is None, run_id or uuid.uuid4().hex, stream or uuid.uuid4().hex
+        run = self.open_run(run_id, stream, budget=budget, lanes=self._compiled.lanes, fresh=fresh, account=account)
+        run.oracle, run.memory, run.events, run.tokens_of = oracle, memory, events, tokens_of
         if events is not None:
             run.answering = AnswerTokens(self.live_path, events)
         last = messages[-1].content if messages else ""
@@ -177,7 +183,14 @@ class Pipeline:
         return await self._recorded(run, row, messages, tuple(notes), tuple(examples), tools)
 
     def open_run(
-        self, run_id: str, stream: str, *, budget: Budget | None = None, lanes: Mapping[str, int], fresh: bool
+        self,
+        run_id: str,
+        stream: str,
+        *,
+        budget: Budget | None = None,
+        lanes: Mapping[str, int],
+        fresh: bool,
+        account: Purse | None = None,
     ) -> Run:
         """What a run of this pipeline needs while it goes on; nothing is recorded yet.
 
@@ -187,6 +200,7 @@ class Pipeline:
             budget: The most it may cost, nominally; None: the pipeline's own `budget`.
             lanes: For each node path, how many nodes stand before it that may ask the same thing at the same time.
             fresh: Whether the bank holds nothing of the stream.
+            account: What its calls are billed to; None: the gateway's own.
         """
         client = RunClient(
             self.gateway,
@@ -197,6 +211,7 @@ class Pipeline:
             before=self._compiled.ancestors,
             lanes=lanes,
             fresh=fresh,
+            account=account,
         )
         return Run(id=run_id, stream=stream, client=client, prompts=self._prompts, store=self.gateway.store)
 

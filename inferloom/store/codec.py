@@ -25,11 +25,14 @@ from inferloom.store.rows import (
     CandidateRow,
     CompletionRow,
     EvaluationRow,
+    FeedbackRow,
     PipelineRow,
     RequestRow,
     Row,
     RunRow,
     RunStatus,
+    ServedRow,
+    ServedStatus,
     StepRow,
     StudyRow,
     TouchRow,
@@ -384,6 +387,55 @@ def _touch(row: TouchRow) -> Parameters:
     return (row.dataset, row.split, row.study, row.created)
 
 
+def _served(row: ServedRow) -> Parameters:
+    return (
+        row.id,
+        row.owner,
+        row.idempotency,
+        row.request,
+        row.run,
+        row.stream,
+        row.status,
+        row.response,
+        row.created,
+        row.updated,
+    )
+
+
+def read_served(data: Mapping[str, object]) -> ServedRow:
+    """A request that came with an `Idempotency-Key`."""
+    return ServedRow(
+        id=cast(str, data["id"]),
+        owner=cast(str, data["owner"]),
+        idempotency=cast(str, data["idempotency"]),
+        request=cast(str, data["request"]),
+        run=cast(str, data["run"]),
+        stream=cast(str, data["stream"]),
+        status=cast(ServedStatus, data["status"]),
+        response=cast("str | None", data["response"]),
+        created=cast(float, data["created"]),
+        updated=cast(float, data["updated"]),
+    )
+
+
+def _feedback(row: FeedbackRow) -> Parameters:
+    return (row.id, row.run, row.decision, row.score, row.grader, row.comment, row.owner, row.created)
+
+
+def read_feedback(data: Mapping[str, object]) -> FeedbackRow:
+    """A score of a run."""
+    return FeedbackRow(
+        id=cast(str, data["id"]),
+        run=cast(str, data["run"]),
+        decision=cast("str | None", data["decision"]),
+        score=cast(float, data["score"]),
+        grader=cast(str, data["grader"]),
+        comment=cast("str | None", data["comment"]),
+        owner=cast(str, data["owner"]),
+        created=cast(float, data["created"]),
+    )
+
+
 # A codec takes exactly the rows of the class it stands under, which a dict's type cannot say: hence the cast.
 CODECS: Mapping[type[Row], Codec[Row]] = cast(
     "Mapping[type[Row], Codec[Row]]",
@@ -398,5 +450,7 @@ CODECS: Mapping[type[Row], Codec[Row]] = cast(
         StudyRow: _codec(tables.SearchTable, "replace", _study),
         EvaluationRow: _codec(tables.EvaluationTable, "replace", _evaluation),
         TouchRow: _codec(tables.TouchTable, "fail", _touch, omit=("id",)),
+        ServedRow: _codec(tables.ServedTable, "replace", _served),
+        FeedbackRow: _codec(tables.FeedbackTable, "replace", _feedback),
     },
 )

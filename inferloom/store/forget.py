@@ -22,6 +22,8 @@ _CALLS = tables.table(tables.CallTable)
 _RUNS = tables.table(tables.RunTable)
 _CANDIDATES = tables.table(tables.CandidateTable)
 _EVALUATIONS = tables.table(tables.EvaluationTable)
+_SERVED = tables.table(tables.ServedTable)
+_FEEDBACK = tables.table(tables.FeedbackTable)
 
 
 def forget(writer: Writer, text: str) -> ForgetReport:
@@ -56,6 +58,12 @@ class _Forgetting:
         removed = _delete(connection, _REQUESTS, "hash", hashes)
         runs = sorted(self._runs(connection, prompts))
         candidates = _blank(connection, runs)
+        _delete(connection, _SERVED, "run", runs)
+        commented = [
+            str(row["id"]) for row in _stream(connection, _FEEDBACK, "id", "comment") if self._has(row["comment"])
+        ]
+        for condition in in_chunks(_FEEDBACK.c.id, commented):
+            connection.execute(update(_FEEDBACK).where(condition).values(comment=None))
         failed = [str(row["id"]) for row in _stream(connection, _CALLS, "id", "error") if self._has(row["error"])]
         for condition in in_chunks(_CALLS.c.id, failed):
             connection.execute(update(_CALLS).where(condition).values(error=""))
