@@ -72,6 +72,12 @@ def _text(content: str | list[Any], place: int) -> str:  # blocks are whatever a
     return "".join(texts)
 
 
+def reasoning_of(message: AIMessage) -> str | None:
+    """The reasoning that a provider keeps apart from the answer; None where there is none."""
+    blocks = (block.get("reasoning") for block in message.content_blocks if block["type"] == "reasoning")
+    return "\n".join(str(block) for block in blocks if block) or None
+
+
 def split_calls(calls: Sequence[ToolCall]) -> tuple[list[LangChainCall], list[InvalidToolCall]]:
     """Tool calls as LangChain's, those whose arguments are no JSON object apart."""
     from langchain_core.messages import InvalidToolCall

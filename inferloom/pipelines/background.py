@@ -4,10 +4,15 @@ from __future__ import annotations
 
 import asyncio
 import threading
-from collections.abc import AsyncGenerator, AsyncIterator, Coroutine, Iterator
+from collections.abc import AsyncGenerator, Coroutine, Iterator
+from concurrent.futures import Future
+from contextlib import aclosing
+from queue import SimpleQueue
 from typing import TypeVar
 
 T = TypeVar("T")
+_LETTING_GO = 10.0
+"""Seconds that an interrupted caller waits for what was in flight to be recorded."""
 
 
 class _Background:
@@ -24,6 +29,37 @@ _lock = threading.Lock()
 
 def run_sync(coroutine: Coroutine[None, None, T]) -> T:
     """Run a coroutine on the background loop and wait for it; an interrupt cancels it and waits until it has let go."""
+    future, ended = _start(coroutine)
+    try:
+        return future.result()
+    except BaseException:
+        _cancel(future, ended)
+        raise
+
+
+def iterate_sync(items: AsyncGenerator[T, None]) -> Iterator[T]:
+    """The items of an asynchronous generator that runs on the background loop; leaving early closes it."""
+    told: SimpleQueue[tuple[T] | None] = SimpleQueue()
+
+    async def whole() -> None:
+        try:
+            async with aclosing(items):
+                async for item in items:
+                    told.put((item,))
+        finally:
+            told.put(None)
+
+    future, ended = _start(whole())
+    try:
+        while (item := told.get()) is not None:
+            yield item[0]
+        future.result()
+    finally:
+        _cancel(future, ended)
+
+
+def _start(coroutine: Coroutine[None, None, T]) -> tuple[Future[T], threading.Event]:
+    """A coroutine on its way on the background loop, and what is set when it has let go."""
     global _background
     with _lock:
         if _background is None:
@@ -36,31 +72,10 @@ def run_sync(coroutine: Coroutine[None, None, T]) -> T:
         finally:
             ended.set()
 
-    future = asyncio.run_coroutine_threadsafe(whole(), _background.loop)
-    try:
-        return future.result()
-    except BaseException:
-        # What was in flight is still recorded; the caller must not close the database before that.
-        if future.cancel():
-            ended.wait(10)
-        raise
+    return asyncio.run_coroutine_threadsafe(whole(), _background.loop), ended
 
 
-def iterate_sync(items: AsyncIterator[T]) -> Iterator[T]:
-    """The items of an asynchronous generator, made on the background loop; leaving early closes it."""
-
-    async def advance() -> tuple[T] | None:
-        try:
-            return (await anext(items),)
-        except StopAsyncIteration:
-            return None
-
-    async def close() -> None:
-        if isinstance(items, AsyncGenerator):
-            await items.aclose()
-
-    try:
-        while (item := run_sync(advance())) is not None:
-            yield item[0]
-    finally:
-        run_sync(close())
+def _cancel(future: Future[T], ended: threading.Event) -> None:
+    # What was in flight is still recorded; the caller must not close the database before that.
+    if future.cancel():
+        ended.wait(_LETTING_GO)

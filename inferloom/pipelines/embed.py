@@ -25,7 +25,7 @@ from contextlib import nullcontext
 from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Annotated, Any, NotRequired, TypeAlias, TypedDict
 
-from langchain_core.messages import AnyMessage
+from langchain_core.messages import AIMessage, AnyMessage
 from langchain_core.runnables import RunnableConfig, RunnableLambda
 from langgraph.config import get_stream_writer
 from langgraph.errors import GraphBubbleUp
@@ -325,7 +325,7 @@ class _Writer:
             self._write({"kind": event.kind, "path": event.path, **event.data})
 
 
-def result_message(result: RunResult, name: str) -> AnyMessage:
+def result_message(result: RunResult, name: str) -> AIMessage:
     """The answer as a message with the run's accounts; `name` is the pipeline's."""
     usage = result.usage
     return answer_message(

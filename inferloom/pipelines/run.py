@@ -10,7 +10,7 @@ import asyncio
 import threading
 import time
 import uuid
-from collections.abc import AsyncIterator, Collection, Iterator, Mapping, Sequence
+from collections.abc import AsyncGenerator, Collection, Iterator, Mapping, Sequence
 from dataclasses import replace
 from functools import cached_property
 from pathlib import Path
@@ -288,7 +288,7 @@ class Pipeline:
         """`astream` from synchronous code; leaving the loop early cancels the run."""
         return iterate_sync(self.astream(question, **options))
 
-    async def astream(self, question: str | Sequence[Message], **options: object) -> AsyncIterator[StreamEvent]:
+    async def astream(self, question: str | Sequence[Message], **options: object) -> AsyncGenerator[StreamEvent, None]:
         """Answer one question and yield what happens (`StreamEvent`), last the result; options as for `ainvoke`.
 
         Leaving early cancels the run and waits until it has let go.

@@ -9,6 +9,7 @@ import subprocess
 import sys
 from collections import Counter
 from collections.abc import Iterator
+from itertools import count
 from pathlib import Path
 from typing import Any
 
@@ -58,6 +59,7 @@ steps:
   - vote
 """
 ONE = "models: {m: scripted:embedded}\nsteps:\n  - sample: {model: m}\n"
+NUMBERS = count()
 THREAD: Any = {"configurable": {"thread_id": "t"}}
 
 
@@ -190,11 +192,10 @@ async def test_a_failed_node_is_run_again_and_pays_for_nothing_twice(store: Stor
             raise RequestRejectedError("the model said no")
         return solver(request, seed)
 
-    register_backend("fails-once", ScriptedBackend(fails_once, name="fails-once"))
-    flow = pipeline(
-        store,
-        "models: {m: scripted:fails-once}\nsteps: [{sample: {model: m, n: 5}}, {score: {model: m}}, {best: judge}]\n",
-    )
+    name = f"fails-once-{next(NUMBERS)}"
+    register_backend(name, ScriptedBackend(fails_once, name=name))
+    steps = "[{sample: {model: m, n: 5}}, {score: {model: m}}, {best: judge}]"
+    flow = pipeline(store, f"models: {{m: scripted:{name}}}\nsteps: {steps}\n")
     app = flow.compile(InMemorySaver())
     with pytest.raises(RequestRejectedError):
         await app.ainvoke({"messages": "q"}, THREAD)
@@ -230,20 +231,15 @@ async def test_an_answer_that_a_vote_decides_is_streamed_whole(store: Store) -> 
 
 
 async def test_a_cancelled_agent_cancels_the_run_and_goes_on_later(store: Store) -> None:
-    begun = asyncio.Event()
-    slow = ScriptedBackend(solver, name="slow-agent", latency=0.2)
-
-    def reply(request: Request, seed: int) -> str:
-        begun.set()
-        return solver(request, seed)
-
-    slow._reply = reply
-    register_backend("slow-agent", slow)
-    flow = pipeline(store, VOTE.replace("scripted:embedded", "scripted:slow-agent"))
+    name = f"slow-agent-{next(NUMBERS)}"
+    slow = register_backend(name, ScriptedBackend(solver, name=name, latency=0.2))
+    flow = pipeline(store, VOTE.replace("scripted:embedded", f"scripted:{name}"))
     app = agent(flow, InMemorySaver())
     task = asyncio.create_task(app.ainvoke({"messages": "q"}, THREAD))
-    await begun.wait()
-    await asyncio.sleep(0.05)  # the first node has ended, the second is in its call
+    for _ in range(1000):
+        if len(slow.served) == 2:
+            break
+        await asyncio.sleep(0.01)
     task.cancel()
     with pytest.raises(asyncio.CancelledError):
         await task
