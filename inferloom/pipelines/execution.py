@@ -21,7 +21,7 @@ from inferloom.core.types import Candidate, Completion, Json, NodeOutput, NodeSt
 from inferloom.models.client import RunClient
 from inferloom.pipelines.result import EventSink, RunResult, StreamEvent
 from inferloom.pipelines.spec import PipelineSpec, StepSpec
-from inferloom.store import CandidateRow, Row, StepRow, Store
+from inferloom.store import CandidateRow, Row, StepRow
 
 if TYPE_CHECKING:
     from inferloom.memory.scope import MemoryScope
@@ -95,7 +95,6 @@ class Run:
     stream: str
     client: RunClient
     prompts: Prompts
-    store: Store
     oracle: Oracle | None = None
     memory: MemoryScope | None = None
     rows: list[Row] = field(default_factory=list)
@@ -169,7 +168,8 @@ class _Context:
 
         run = self._run
         scope = run.memory or MemoryScope()
-        return scope.memory(book_of(run.store), name, f"{run.stream}|{self.path}|{self._ordinal}", run.id)
+        store = run.client.gateway.store
+        return scope.memory(book_of(store), name, f"{run.stream}|{self.path}|{self._ordinal}", run.id)
 
     def rows(self, path: str) -> Sequence[Mapping[str, Json]]:
         from inferloom.core.rows import read_rows

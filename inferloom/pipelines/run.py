@@ -213,7 +213,7 @@ class Pipeline:
             fresh=fresh,
             account=account,
         )
-        return Run(id=run_id, stream=stream, client=client, prompts=self._prompts, store=self.gateway.store)
+        return Run(id=run_id, stream=stream, client=client, prompts=self._prompts)
 
     @cached_property
     def live_path(self) -> str | None:

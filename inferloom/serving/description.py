@@ -86,6 +86,7 @@ def _paths(models: Sequence[str], locked: bool) -> dict[str, Json]:
                 (400, *key, 403, 404, 408, 409, 413, 422, 429, 500, 502, 503, 504),
                 locked,
                 body="ChatRequest",
+                example={"model": models[0], "messages": [{"role": "user", "content": "12+34"}]},
                 parameters=[
                     _parameter(
                         "Idempotency-Key",
@@ -137,6 +138,7 @@ def _operation(
     locked: bool,
     *,
     body: str | None = None,
+    example: Json = None,
     parameters: Sequence[Json] = (),
     status: str = "200",
 ) -> Json:
@@ -147,7 +149,7 @@ def _operation(
     if parameters:
         operation["parameters"] = list(parameters)
     if body is not None:
-        operation["requestBody"] = {"required": True, "content": _json(body)}
+        operation["requestBody"] = {"required": True, "content": _json(body, example)}
     if locked:
         operation["security"] = [{"key": []}]
     return operation
@@ -157,8 +159,9 @@ def _parameter(name: str, place: str, schema: Json, told: str = "") -> Json:
     return {"name": name, "in": place, "required": place == "path", "schema": schema, "description": told}
 
 
-def _json(schema: str) -> dict[str, Json]:
-    return {"application/json": {"schema": {"$ref": f"#/components/schemas/{schema}"}}}
+def _json(schema: str, example: Json = None) -> dict[str, Json]:
+    content: dict[str, Json] = {"schema": {"$ref": f"#/components/schemas/{schema}"}}
+    return {"application/json": content if example is None else {**content, "example": example}}
 
 
 def _schemas() -> dict[str, Json]:
@@ -182,9 +185,9 @@ def _schemas() -> dict[str, Json]:
     )
     choice = _object(
         index=_COUNT,
-        message=_object(role={"const": "assistant"}, content=_STRING, refusal={"type": "null"}),
+        message=_object(role={"const": "assistant"}, content=_TEXT_OR_NULL, refusal={"type": "null"}),
         logprobs={"type": ["object", "null"]},
-        finish_reason={"enum": ["stop", "length"]},
+        finish_reason={"enum": ["stop", "length", "tool_calls"]},
     )
     model = _object(id=_STRING, object={"const": "model"}, created=_COUNT, owned_by=_STRING)
     error = _object(message=_STRING, type=_STRING, param=_TEXT_OR_NULL, code=_TEXT_OR_NULL)

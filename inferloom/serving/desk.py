@@ -12,10 +12,12 @@ from dataclasses import dataclass
 
 from inferloom.core.digest import digest
 from inferloom.core.errors import CapabilityError, UnknownNameError
+from inferloom.core.tools import ToolCall, Tools
 from inferloom.core.types import Candidate, Json, Message, TokenLogprob, total
 from inferloom.memory.scope import MemoryScope
 from inferloom.models.budget import Purse
 from inferloom.models.client import Gateway
+from inferloom.pipelines.rules import check_tools
 from inferloom.pipelines.run import EventSink, Pipeline, RunResult
 from inferloom.pipelines.spec import PipelineSpec
 from inferloom.serving.errors import ApiError, api_error
@@ -44,6 +46,7 @@ class Order:
     messages: tuple[Message, ...]
     stops: tuple[str, ...]
     logprobs: bool
+    tools: Tools | None
     runs: tuple[str, ...]
     """The id of each choice's run."""
     streams: tuple[str | None, ...]
@@ -101,12 +104,19 @@ class Desk:
         elif idempotency is not None:
             stream = stream_of(account.name, "key", check_key(idempotency))
         choices = range(request.choices)
+        pipeline, tools = self._pipeline(request.model, wanted), request.offered
+        if tools is not None:
+            try:
+                check_tools(pipeline.spec, pipeline.capabilities)
+            except CapabilityError as error:
+                raise ApiError(400, f"pipeline `{request.model}`: {error.message}", param="tools") from None
         return Order(
             name=request.model,
-            pipeline=self._pipeline(request.model, wanted),
+            pipeline=pipeline,
             messages=tuple(turn.message() for turn in request.messages),
             stops=request.stops,
             logprobs=wanted.logprobs,
+            tools=tools,
             runs=tuple(uuid.uuid4().hex for _ in choices),
             streams=tuple(stream and (f"{stream}/{index}" if index else stream) for index in choices),
             account=account,
@@ -168,9 +178,10 @@ class Desk:
             count = len(request.messages)
             raise ApiError(400, f"`messages` has {count} messages; at most {limits.turns}", param="messages")
         last = request.messages[-1]
-        if last.role != "user" or not last.message().content.strip():
-            what = f"is the {last.role}'s" if last.role != "user" else "is empty"
-            raise ApiError(400, f"the last of `messages` {what}; it must be the user's question", param="messages")
+        if last.role not in ("user", "tool") or not last.message().content.strip():
+            what = "is empty" if last.role in ("user", "tool") else f"is the {last.role}'s"
+            message = f"the last of `messages` {what}; it must be the user's question, or what a tool said"
+            raise ApiError(400, message, param="messages")
         if request.choices > limits.choices:
             raise ApiError(400, f"`n` is {request.choices}; it must be from 1 to {limits.choices}", param="n")
         if request.stream_options is not None and not request.stream:
@@ -232,6 +243,7 @@ class Desk:
                     tag=order.account.tag,
                     memory=MemoryScope(order.account.namespace),
                     account=purse,
+                    tools=order.tools,
                     events=sinks(index) if sinks else None,
                     tokens_of=_live(order),
                 )
@@ -266,16 +278,23 @@ class Desk:
 
     async def _choice(self, order: Order, index: int, result: RunResult) -> Json:
         best = result.candidates[0] if result.candidates else None
-        text = cut(result.text, order.stops)
-        ended = result.stopped is None and (text != result.text or best is None or best.finished)
+        whole = best.content if best is not None else ""
+        text = cut(whole, order.stops)
+        ended = result.stopped is None and (text != whole or best is None or best.finished)
+        calls: list[Json] = [
+            _call(call, f"call_{best.id}_{at}" if best else "") for at, call in enumerate(result.tool_calls)
+        ]
+        message: dict[str, Json] = {"role": "assistant", "content": text or (None if calls else ""), "refusal": None}
+        if calls:
+            message["tool_calls"] = calls
         logprobs: Json = None
         if order.logprobs and best is not None:
             logprobs = await asyncio.to_thread(self._logprobs, best, text)
         return {
             "index": index,
-            "message": {"role": "assistant", "content": text, "refusal": None},
+            "message": message,
             "logprobs": logprobs,
-            "finish_reason": "stop" if ended else "length",
+            "finish_reason": "tool_calls" if calls else "stop" if ended else "length",
         }
 
     def _logprobs(self, best: Candidate, text: str) -> Json:
@@ -299,6 +318,10 @@ class Desk:
 def _live(order: Order) -> tuple[str, ...]:
     path = order.pipeline.live_path
     return () if path is None else (path,)
+
+
+def _call(call: ToolCall, id: str) -> Json:
+    return {"id": call.id or id, "type": "function", "function": {"name": call.name, "arguments": call.arguments}}
 
 
 def _token(token: TokenLogprob) -> Json:

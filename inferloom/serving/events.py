@@ -124,11 +124,14 @@ def _rest(document: Document, texts: list[LiveText], include_usage: bool) -> lis
         assert isinstance(message, dict)
         index = int(str(choice["index"]))
         fresh = not text.sent
-        new = text.finish(str(message["content"]))
+        new = text.finish(str(message["content"] or ""))
         if new is None:
             raise ApiError(502, "a model's answer broke off and came out differently when asked again", code="diverged")
         if new or fresh:
             parts.append(_chunk(head, index, _delta(new, fresh), logprobs=choice["logprobs"]))
+        if isinstance(calls := message.get("tool_calls"), list):
+            numbered: list[Json] = [{"index": at, **call} for at, call in enumerate(calls) if isinstance(call, dict)]
+            parts.append(_chunk(head, index, {"tool_calls": numbered}))
         parts.append(_chunk(head, index, {}, finish=choice["finish_reason"]))
     own: dict[str, Json] = {**head, "choices": [], "inferloom": document["inferloom"]}
     if include_usage:

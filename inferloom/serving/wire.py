@@ -10,9 +10,10 @@ import json
 from itertools import takewhile
 from typing import Annotated, Literal, TypeVar
 
-from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, JsonValue, ValidationError
+from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, JsonValue, ValidationError, model_validator
 
 from inferloom.core.errors import nearest
+from inferloom.core.tools import ToolCall, Tools
 from inferloom.core.types import Message
 from inferloom.serving.errors import ApiError
 
@@ -42,22 +43,78 @@ class TextPart(Strict):
     text: str
 
 
+class FunctionSpec(Strict):
+    """What a tool is for."""
+
+    name: str = Field(pattern=r"^[A-Za-z0-9_-]{1,64}$")
+    description: str | None = None
+    parameters: dict[str, JsonValue] | None = None
+    strict: bool | None = None
+
+
+class ToolSpec(Strict):
+    """A tool that the answer may call."""
+
+    type: Literal["function"]
+    function: FunctionSpec
+
+
+class ToolName(Strict):
+    """The name of a tool."""
+
+    name: str
+
+
+class ToolChoice(Strict):
+    """The one tool that must be called."""
+
+    type: Literal["function"]
+    function: ToolName
+
+
+class CalledFunction(Strict):
+    """A call's tool and its arguments as JSON text."""
+
+    name: str
+    arguments: str
+
+
+class CallPart(Strict):
+    """A tool call of an earlier answer."""
+
+    id: str = Field(min_length=1)
+    type: Literal["function"]
+    function: CalledFunction
+
+
 class Turn(Strict):
     """A message of the conversation. What a client sends back of an earlier answer is taken along where it is empty."""
 
-    role: Literal["system", "developer", "user", "assistant"]
-    content: str | list[TextPart]
+    role: Literal["system", "developer", "user", "assistant", "tool"]
+    content: str | list[TextPart] | None = None
     name: str | None = Field(None, max_length=256)
+    tool_calls: list[CallPart] | None = None
+    tool_call_id: str | None = None
     refusal: Empty = None
     annotations: Empty = None
     audio: Empty = None
     function_call: Empty = None
-    tool_calls: Empty = None
+
+    @model_validator(mode="after")
+    def _whole(self) -> Turn:
+        if self.content is None and not self.tool_calls:
+            raise ValueError("a message must have `content`")
+        if self.tool_calls and self.role != "assistant":
+            raise ValueError("only an assistant's message has `tool_calls`")
+        if (self.tool_call_id is None) == (self.role == "tool"):
+            raise ValueError("a tool's message has `tool_call_id`, and no other has")
+        return self
 
     def message(self) -> Message:
         """The message as the rooms speak of it."""
-        text = self.content if isinstance(self.content, str) else "".join(part.text for part in self.content)
-        return Message("system" if self.role == "developer" else self.role, text)
+        text = self.content if isinstance(self.content, str) else "".join(part.text for part in self.content or ())
+        calls = tuple(ToolCall(call.function.name, call.function.arguments, call.id) for call in self.tool_calls or ())
+        return Message("system" if self.role == "developer" else self.role, text, calls, self.tool_call_id)
 
 
 class StreamOptions(Strict):
@@ -97,9 +154,9 @@ class ChatRequest(Strict):
     presence_penalty: float | None = Field(None, ge=0, le=0)
     frequency_penalty: float | None = Field(None, ge=0, le=0)
     logit_bias: Empty = None
-    tools: Empty = None
-    tool_choice: Literal["none", "auto"] | None = None
-    parallel_tool_calls: bool | None = None
+    tools: list[ToolSpec] | None = Field(None, max_length=128, description="What the answer may call")
+    tool_choice: Literal["none", "auto", "required"] | ToolChoice | None = None
+    parallel_tool_calls: Literal[True] | None = None
     functions: Empty = None
     function_call: Literal["none", "auto"] | None = None
     modalities: list[Literal["text"]] | None = None
@@ -121,6 +178,23 @@ class ChatRequest(Strict):
         if isinstance(self.stop, str):
             return (self.stop,) if self.stop else ()
         return tuple(self.stop or ())
+
+    @property
+    def offered(self) -> Tools | None:
+        """The tools that the answer may call.
+
+        Raises:
+            ApiError: The choice is none of them.
+        """
+        named = self.tool_choice.function.name if isinstance(self.tool_choice, ToolChoice) else self.tool_choice
+        names = [tool.function.name for tool in self.tools or ()]
+        if named not in (None, "none", "auto", *(("required", *names) if names else ())):
+            told = f"one of {', '.join(names)}" if names else "left out where there are no tools"
+            raise ApiError(400, f"`tool_choice` is `{named}`; it must be {told}", param="tool_choice")
+        if not names:
+            return None
+        definitions = [tool.model_dump(exclude_none=True) for tool in self.tools or ()]
+        return Tools(json.dumps(definitions, ensure_ascii=False), named or "auto")
 
     @property
     def longest(self) -> int | None:
@@ -206,7 +280,9 @@ def _wrong(error: ValidationError, kind: type[BaseModel]) -> ApiError:
 
 def _is_kind(part: int | str) -> bool:
     """Whether a part of a place is the name of a kind that a union tried; no field has such a name."""
-    return part in ("str", "TextPart") or (isinstance(part, str) and part.startswith(("list[", "constrained-")))
+    return part in ("str", "TextPart", "ToolChoice") or (
+        isinstance(part, str) and part.startswith(("list[", "constrained-", "literal["))
+    )
 
 
 def _shown(value: object) -> str:
