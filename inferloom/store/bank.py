@@ -10,6 +10,7 @@ import sqlite3
 import time
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import suppress
+from functools import partial
 from pathlib import Path
 from typing import TypeVar, cast
 
@@ -31,6 +32,7 @@ from inferloom.core.types import Completion
 from inferloom.store import tables
 from inferloom.store.access import Access, reason
 from inferloom.store.codec import COMPLETION_COLUMNS, read_address, read_completion
+from inferloom.store.outage import patiently
 from inferloom.store.rows import Address, BankSize, RequestRow
 from inferloom.store.writer import Writer
 
@@ -72,7 +74,7 @@ class Bank:
             if self._direct is not None:
                 found = self._direct_rows(self._direct, parameters)
             else:
-                found = await asyncio.to_thread(self._pooled_rows, parameters)
+                found = await asyncio.to_thread(patiently, self._access.engine, partial(self._pooled_rows, parameters))
         except (DBAPIError, sqlite3.Error) as error:
             raise DatabaseError(f"database {self._access.place} cannot be read: {reason(error)}") from error
         wanted = set(indices)
@@ -221,8 +223,15 @@ class Bank:
             last = (str(page[-1]["address"]), int(page[-1]["draw"]))
 
     def _bodies(self, hashes: Sequence[str]) -> dict[str, object]:
-        rows = self._access.rows(select(_REQUESTS.c.hash, _REQUESTS.c.body).where(_REQUESTS.c.hash.in_(hashes)))
-        return {str(row["hash"]): _json_or_text(str(row["body"])) for row in rows}
+        return {hash: _json_or_text(body) for hash, body in self.bodies(hashes).items()}
+
+    def bodies(self, hashes: Sequence[str]) -> dict[str, str]:
+        """Stored prompts by their hashes, as far as they are kept."""
+        return {
+            str(row["hash"]): str(row["body"])
+            for condition in in_chunks(_REQUESTS.c.hash, hashes)
+            for row in self._access.rows(select(_REQUESTS.c.hash, _REQUESTS.c.body).where(condition))
+        }
 
     def _model_names(self) -> dict[str, set[str]]:
         """The names under which the ledger knows each fingerprint; every banked fingerprint is there."""

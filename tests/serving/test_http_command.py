@@ -57,4 +57,5 @@ def test_a_port_that_is_taken_is_said(tmp_path: Path) -> None:
 @pytest.mark.parametrize("module", ["starlette", "uvicorn", "prometheus_client"])
 def test_a_missing_package_is_one_sentence_that_names_the_extra(tmp_path: Path, module: str) -> None:
     command = [sys.executable, "-c", BLOCKED.format(module=module), "serve"]
-    assert f"serving needs {module}: run `pip install 'inferloom[serve]'`" in refused(tmp_path, "single", command=command)
+    told = refused(tmp_path, "single", command=command)
+    assert f"serving needs {module}: run `pip install 'inferloom[serve]'`" in told
