@@ -11,7 +11,8 @@ from pathlib import Path
 import pytest
 
 from tests.search import workload
-from tests.search.test_workers import BANKED, RECEIVED, SCORES, Reader, started
+from tests.search.reading import BANKED, RECEIVED, SCORES, Reader
+from tests.search.test_workers import started
 from tests.support.stores import SERVER
 
 

@@ -13,7 +13,8 @@ from pathlib import Path
 import pytest
 
 from tests.search import workload
-from tests.search.test_workers import BANKED, RECEIVED, ROOT, SCORES, Reader
+from tests.search.reading import BANKED, RECEIVED, SCORES, Reader
+from tests.search.test_workers import ROOT
 
 pytest.importorskip("ray")
 

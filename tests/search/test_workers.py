@@ -12,7 +12,6 @@ from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 
 import pytest
-from sqlalchemy import create_engine, text
 
 from inferloom.core.errors import InferloomError, SetupError, SpecError, StorageError
 from inferloom.evaluation.evaluate import ItemResult
@@ -21,42 +20,12 @@ from inferloom.models.budget import Budget
 from inferloom.search.crew import MOST_DEATHS, Chunk, Crew, OnResult, Share, WorkerDiedError, cut
 from inferloom.search.job import SearchJob
 from inferloom.search.worker import Workers
-from inferloom.store.engine import parse_url
 from tests.search import workload
+from tests.search.reading import BANKED, RECEIVED, SCORES, Reader
 from tests.support.stores import SHARED, database_of
 
 ROOT = Path(__file__).parents[2]
 KILLS = 20
-SCORES = """
-    select trial, split, item, pipeline, score, answer, nominal_calls, nominal_prompt_tokens, nominal_completion_tokens
-    from evaluations order by trial, split, item
-"""
-RECEIVED = "select sum(completions) from calls where outcome = 'ok' and attempt > 0"
-BANKED = "select count(*) from completions"
-
-
-class Reader:
-    """Looks into a database that others write to."""
-
-    def __init__(self, url: str) -> None:
-        self._engine = create_engine(parse_url(url))
-
-    def rows(self, statement: str) -> list[tuple[object, ...]]:
-        with self._engine.connect() as connection:
-            return [tuple(row) for row in connection.execute(text(statement))]
-
-    def count(self, statement: str) -> int:
-        return int(str(self.rows(statement)[0][0]))
-
-    def progress(self) -> int:
-        """Banked completions and scores; nothing before the database has its tables."""
-        try:
-            return self.count(BANKED) + self.count("select count(*) from evaluations")
-        except Exception:
-            return 0
-
-    def close(self) -> None:
-        self._engine.dispose()
 
 
 @pytest.fixture(params=SHARED)
