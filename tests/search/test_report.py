@@ -13,8 +13,9 @@ from hypothesis import strategies as st
 from inferloom.core.errors import SetupError
 from inferloom.core.types import Usage
 from inferloom.evaluation import Interval
+from inferloom.pipelines.page import short
 from inferloom.search.reporting import render_report, write_report
-from inferloom.search.reporting.charts import Point, front_chart, history_chart, short
+from inferloom.search.reporting.charts import Point, front_chart, history_chart
 from inferloom.search.result import Comparison, Entry, Kind, MeanUsage, StudyResult, TrialSummary
 
 YAML = """name: winner
@@ -201,7 +202,7 @@ def test_a_study_without_trials_or_baselines_is_still_a_report() -> None:
 
 
 def test_a_place_that_cannot_be_written_gets_one_sentence(tmp_path: Path) -> None:
-    with pytest.raises(SetupError, match=r"missing/report\.html: the report cannot be written: No such file"):
+    with pytest.raises(SetupError, match=r"missing/report\.html: the page cannot be written: No such file"):
         write_report(study(), tmp_path / "missing" / "report.html")
 
 

@@ -2,29 +2,22 @@
 
 from __future__ import annotations
 
-import os
-import tempfile
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from datetime import UTC, datetime
 from pathlib import Path
-from typing import TYPE_CHECKING, Literal
+from typing import Literal
 
-from inferloom.core.errors import InferloomError, SetupError
+from inferloom.core.errors import InferloomError
 from inferloom.core.types import Usage
 from inferloom.evaluation.stats import Interval
+from inferloom.pipelines.page import date, duration, money, number, page_environment, percent, short, write_page
 from inferloom.search.reporting.charts import (
     Point,
     difference_scale,
     front_chart,
     history_chart,
-    percent,
-    short,
 )
 from inferloom.search.result import Comparison, Entry, StudyResult, TrialSummary
-
-if TYPE_CHECKING:
-    from jinja2 import Environment
 
 WIDE, NARROW = 860.0, 380.0
 
@@ -59,49 +52,12 @@ def write_report(result: StudyResult, path: str | Path) -> Path:
     return write_page(render_report(result), path)
 
 
-def write_page(html: str, path: str | Path) -> Path:
-    """Write a page; an older file of that name is replaced in one step.
-
-    Raises:
-        SetupError: The file cannot be written.
-    """
-    target = Path(path)
-    try:
-        handle, draft = tempfile.mkstemp(dir=target.parent, prefix=f".{target.name}.", suffix=".part")
-        try:
-            with os.fdopen(handle, "w", encoding="utf-8") as file:
-                file.write(html)
-            Path(draft).chmod(0o644)
-            Path(draft).replace(target)
-        except BaseException:
-            Path(draft).unlink(missing_ok=True)
-            raise
-    except OSError as error:
-        raise SetupError(f"the report cannot be written: {error.strerror or error}", where=str(target)) from None
-    return target
-
-
-def page_environment() -> Environment:
-    """Where the templates of pages are found, with every value escaped."""
-    from jinja2 import Environment, PackageLoader, StrictUndefined
-
-    return Environment(
-        loader=PackageLoader("inferloom.search.reporting"),
-        autoescape=True,
-        undefined=StrictUndefined,
-        trim_blocks=True,
-        lstrip_blocks=True,
-    )
-
-
 def render_report(result: StudyResult) -> str:
     """The report as HTML text."""
     from markupsafe import Markup
 
-    environment = page_environment()
-    environment.filters.update(
-        percent=percent, short=short, points=_points, money=_money, count=_count, number=_number, choices=_choices
-    )
+    environment = page_environment("inferloom.search.reporting")
+    environment.filters.update(choices=_choices)
     split: Literal["test", "dev"] = "dev" if result.winner.test is None else "test"
     lines = _lines(result)
     drawn = [(line, score) for line in lines if (score := getattr(line.entry, split)) is not None]
@@ -130,8 +86,8 @@ def render_report(result: StudyResult) -> str:
         trials=sorted(result.trials, key=_rank),
         spent=_spent(result.billed, result.nominal),
         priced=any(line.entry.nominal.usd for line in lines),
-        created=_date(result.created),
-        duration=_duration(result.seconds),
+        created=date(result.created),
+        duration=duration(result.seconds),
     )
 
 
@@ -141,20 +97,20 @@ def _lines(result: StudyResult) -> list[Line]:
     if all(entry.pipeline_hash != result.winner.pipeline_hash for entry in front):
         front = sorted([*front, result.winner], key=lambda entry: entry.nominal.tokens)
     lines: list[Line] = []
-    for number, entry in enumerate(front, 1):
+    for place, entry in enumerate(front, 1):
         is_winner = entry.pipeline_hash == result.winner.pipeline_hash
-        lines.append(Line(key=str(number), entry=result.winner if is_winner else entry, winner=is_winner))
-    for number, entry in enumerate(sorted(result.baselines, key=lambda entry: entry.nominal.tokens)):
-        lines.append(Line(key=_letters(number), entry=entry, winner=False))
+        lines.append(Line(key=str(place), entry=result.winner if is_winner else entry, winner=is_winner))
+    for place, entry in enumerate(sorted(result.baselines, key=lambda entry: entry.nominal.tokens)):
+        lines.append(Line(key=_letters(place), entry=entry, winner=False))
     return lines
 
 
-def _letters(number: int) -> str:
+def _letters(place: int) -> str:
     """A, B, ..., Z, AA, AB, ..."""
     text = ""
-    number += 1
-    while number:
-        number, rest = divmod(number - 1, 26)
+    place += 1
+    while place:
+        place, rest = divmod(place - 1, 26)
         text = chr(ord("A") + rest) + text
     return text
 
@@ -230,43 +186,11 @@ def _spent(billed: Usage, nominal: Usage) -> list[tuple[str, str, str]]:
         ("prompt tokens", f"{billed.prompt_tokens:,}", f"{nominal.prompt_tokens:,}"),
         ("of these cached", f"{billed.cached_tokens:,}", f"{nominal.cached_tokens:,}"),
         ("completion tokens", f"{billed.completion_tokens:,}", f"{nominal.completion_tokens:,}"),
-        ("model seconds", _number(billed.seconds), _number(nominal.seconds)),
+        ("model seconds", number(billed.seconds), number(nominal.seconds)),
     ]
     if billed.usd or nominal.usd:
-        rows.append(("US dollars", _money(billed.usd), _money(nominal.usd)))
+        rows.append(("US dollars", money(billed.usd), money(nominal.usd)))
     return rows
-
-
-def _points(value: float) -> str:
-    """A difference of scores in percentage points, with its sign."""
-    return f"{100 * value:+.1f}".replace("-", "−")
-
-
-def _money(value: float) -> str:
-    return f"${value:,.2f}" if value >= 1 or value == 0 else f"${value:.2g}"
-
-
-def _count(value: float) -> str:
-    return f"{value:,.0f}"
-
-
-def _number(value: float) -> str:
-    """Three significant digits or all digits before the point."""
-    if value == 0:
-        return "0"
-    return f"{value:,.0f}" if abs(value) >= 100 else f"{value:.3g}"
-
-
-def _date(seconds: float) -> str:
-    return datetime.fromtimestamp(seconds, UTC).strftime("%Y-%m-%d %H:%M UTC")
-
-
-def _duration(seconds: float) -> str:
-    if seconds < 60:
-        return f"{seconds:.1f} s"
-    minutes, rest = divmod(round(seconds), 60)
-    hours, minutes = divmod(minutes, 60)
-    return f"{hours} h {minutes} min" if hours else f"{minutes} min {rest} s"
 
 
 def _choices(values: Mapping[str, object]) -> str:
