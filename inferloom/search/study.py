@@ -33,8 +33,9 @@ from inferloom.pipelines.spec import PipelineSpec
 from inferloom.search.ablation import without_steps
 from inferloom.search.baselines import Baseline, Baselines, matched_n, shape
 from inferloom.search.conclude import break_even, compare, cost, pareto, thinned, verdict, worth
+from inferloom.search.importance import importance
 from inferloom.search.job import SearchJob
-from inferloom.search.progress import Event, EventKind, Progress, Silent, State
+from inferloom.search.progress import Event, EventKind, Progress, Silent, State, Stood, expected_items
 from inferloom.search.projection import Projection
 from inferloom.search.racing import beaten_by, estimate, looks
 from inferloom.search.record import StudyRecord
@@ -47,7 +48,6 @@ from inferloom.store import Store, StudyRow, TouchRow
 
 PROBED = 16
 """Dev items on which a baseline's cost is measured while its n is matched to the winner."""
-_FRONT_GUESS = 5
 _ABLATION = -1000
 """The number of the winner without its first step in the table of evaluations; the others stand below it."""
 _COUNTED = 4_000
@@ -224,7 +224,7 @@ class _Study:
     async def _search(self) -> None:
         spec = self.job.spec
         proposer = Proposer(self.job.space, spec.sampler, spec.seed, self.job.directions, self.job.startup)
-        self.state.items = self._items_guess()
+        self.state.items = expected_items(self.job, self.splits.sizes())
         self._tell("started", text=self._opening_line())
         batch = 0
         while len(self.trials) < spec.trials:
@@ -318,14 +318,17 @@ class _Study:
         said = f"failed: {trial.error}" if trial.error else reached(trial)
         self._tell("trial_finished", trial=trial.number, text=f"trial {trial.number}: {said}: {shape(trial.checked)}")
 
-    def _told(self) -> list[Told]:
-        """The finished trials as the sampler sees them; those that could not be run are left out."""
+    def _told(self, *, distinct: bool = False) -> list[Told]:
+        """The finished trials as the sampler sees them; those that could not be run are left out.
+
+        `distinct` leaves out those that repeat another as well.
+        """
         measure = self.job.measure
         objectives = len(self.job.spec.objectives)
         return [
             Told(trial.values, (trial.quality, cost(trial.nominal, measure))[:objectives])
             for trial in self.trials
-            if trial.dev is not None
+            if trial.dev is not None and not (distinct and trial.duplicate_of is not None)
         ]
 
     # Choosing
@@ -457,6 +460,7 @@ class _Study:
             comparisons=comparisons,
             verdict=sentence,
             ablation=self._ablation(tested),
+            importance=importance(self.job.space, self._told(distinct=True)),
             break_even=break_even(entries[0], baselines_tested, usage.billed),
             billed=usage.billed,
             nominal=usage.nominal,
@@ -535,14 +539,12 @@ class _Study:
         current = min((other for other in known if other.dev), key=self._rank, default=None)
         if current is trial:
             self.state.best = f"trial {trial.number}, {reached(trial)}"
-
-    def _items_guess(self) -> int:
-        sizes, spec = self.splits.sizes(), self.job.spec
-        models = self.job.space.document.data
-        named = models.get("models") if isinstance(models, dict) else None
-        singles = len(named) if isinstance(named, dict) else 1
-        extra = 0 if spec.baselines == "none" else singles * sizes["dev"] + (singles + 3) * sizes["test"]
-        return spec.trials * sizes["dev"] + spec.finalists * sizes["confirm"] + _FRONT_GUESS * sizes["test"] + extra
+        measure = self.job.measure
+        places = [(other, other.quality, cost(other.nominal, measure)) for other in known]
+        self.state.measure = measure
+        self.state.front = [
+            Stood(f"trial {other.number}", other.quality, cost(other.nominal, measure)) for other in pareto(places)
+        ]
 
     def _opening_line(self) -> str:
         sizes = ", ".join(f"{size} {split}" for split, size in self.splits.sizes().items())

@@ -1,7 +1,4 @@
-"""What a run's page says, gathered from the database: every step with its candidates, every call with its texts.
-
-Whatever a model wrote can be long: texts are cut, and past a whole page's worth they are left out, which is said.
-"""
+"""What a run's page says, gathered from the database: every step with its candidates, every call with its texts."""
 
 from __future__ import annotations
 
@@ -12,57 +9,9 @@ from dataclasses import dataclass
 
 from inferloom.core.errors import UnknownNameError
 from inferloom.core.memory import Entry
-from inferloom.core.types import Candidate
-from inferloom.pipelines.page import duration, number
-from inferloom.serving.waterfall import Fate, Waterfall, by_step, fate_of, step_label, waterfall
+from inferloom.pipelines.step_view import ROWS, StepView, Text, Texts, step_views
+from inferloom.serving.waterfall import Fate, Waterfall, fate_of, waterfall
 from inferloom.store import Address, CallRow, RunRow, StepRow, Store, UsageReport
-
-TEXT = 20_000
-"""Characters of one text."""
-PAGE = 3_000_000
-"""Characters of all texts of a page."""
-ROWS = 400
-"""Rows of a table."""
-
-
-@dataclass(frozen=True, slots=True)
-class Text:
-    """A text, or the beginning of one."""
-
-    text: str
-    left_out: int = 0
-    """Characters that are not shown."""
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class CandidateView:
-    """A candidate as a step handed it on. What was shown of it before is not shown again."""
-
-    id: str
-    first: bool
-    """Whether its text is shown here."""
-    answer: str | None
-    origin: str
-    scores: list[tuple[str, str]]
-    tests: tuple[bool, ...]
-    text: Text | None
-    critiques: list[Text]
-    finished: bool
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class StepView:
-    """One execution of a node."""
-
-    label: str
-    status: str
-    took: str
-    calls: int
-    candidates_in: int
-    candidates_out: int
-    candidates: list[CandidateView]
-    left_out: int
-    """Candidates that are not shown."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -127,14 +76,14 @@ def view(store: Store, run_id: str) -> RunView:
     steps, calls = store.steps(run.id), store.calls(run.id)
     last = max([run.started, *(call.ended for call in calls), *(step.ended or step.started for step in steps)])
     usage = store.usage(run.id)
-    texts = _Texts()
+    texts = Texts()
     return RunView(
         run=run,
         yaml=_yaml(store, run.pipeline),
         question=texts.take(run.question),
         usage=usage,
         costs=[*store.usage_by_model(run.id).items(), ("all", usage)],
-        steps=_steps(store, run.id, steps, calls, texts),
+        steps=step_views(store, run.id, steps, calls, texts),
         calls=_calls(store, run, calls, texts),
         calls_left_out=max(0, len(calls) - ROWS),
         timing=waterfall(run, steps, calls),
@@ -145,19 +94,6 @@ def view(store: Store, run_id: str) -> RunView:
     )
 
 
-@dataclass(slots=True)
-class _Texts:
-    """The room that is left for texts."""
-
-    room: int = PAGE
-
-    def take(self, text: str) -> Text:
-        """As much of a text as there is room for."""
-        size = min(len(text), TEXT, self.room)
-        self.room -= size
-        return Text(text[:size], len(text) - size)
-
-
 def _yaml(store: Store, pipeline: str) -> str | None:
     try:
         return store.pipeline(pipeline)
@@ -165,53 +101,7 @@ def _yaml(store: Store, pipeline: str) -> str | None:
         return None
 
 
-def _steps(store: Store, run: str, steps: Sequence[StepRow], calls: Sequence[CallRow], texts: _Texts) -> list[StepView]:
-    made = {(step.path, step.ordinal): len(own) for step, own in by_step(steps, calls) if not isinstance(step, str)}
-    candidates: dict[tuple[str, int], list[Candidate]] = {}
-    for row in store.candidates(run):
-        candidates.setdefault((row.path, row.ordinal), []).append(row.candidate)
-    known: dict[str, set[str]] = {}
-    views, room = [], ROWS
-    for step in steps:
-        own = candidates.get((step.path, step.ordinal), [])
-        shown = own[: max(0, room)]
-        room -= len(shown)
-        views.append(
-            StepView(
-                label=step_label(step),
-                status=step.status,
-                took="not ended" if step.ended is None else duration(step.ended - step.started),
-                calls=made[step.path, step.ordinal],
-                candidates_in=step.candidates_in,
-                candidates_out=step.candidates_out,
-                candidates=[_candidate(candidate, known, texts) for candidate in shown],
-                left_out=len(own) - len(shown),
-            )
-        )
-    return views
-
-
-def _candidate(candidate: Candidate, known: dict[str, set[str]], texts: _Texts) -> CandidateView:
-    """Its text where it is seen first, and those of its critiques that were not seen yet."""
-    first = candidate.id not in known
-    seen = known.setdefault(candidate.id, set())
-    critiques = [critique for critique in candidate.critiques if critique not in seen]
-    seen.update(critiques)
-    model = candidate.origin.get("model")
-    return CandidateView(
-        id=candidate.id,
-        first=first,
-        answer=candidate.answer,
-        origin=candidate.origin["node"] + (f", {model}" if model else ""),
-        scores=[(name, number(value)) for name, value in candidate.scores.items()],
-        tests=candidate.tests,
-        text=texts.take(candidate.text) if first else None,
-        critiques=[texts.take(critique) for critique in critiques],
-        finished=candidate.finished,
-    )
-
-
-def _calls(store: Store, run: RunRow, calls: Sequence[CallRow], texts: _Texts) -> list[CallView]:
+def _calls(store: Store, run: RunRow, calls: Sequence[CallRow], texts: Texts) -> list[CallView]:
     prompts = store.prompts_of(run.id)
     brought = {call.ordinal for call in calls if call.attempt and call.completions}
     seen: dict[str, int] = {}
@@ -236,7 +126,7 @@ def _calls(store: Store, run: RunRow, calls: Sequence[CallRow], texts: _Texts) -
     return views
 
 
-def _prompt(body: str | None, texts: _Texts) -> tuple[str, list[tuple[str, Text]]]:
+def _prompt(body: str | None, texts: Texts) -> tuple[str, list[tuple[str, Text]]]:
     if body is None:
         return "", []
     data = json.loads(body)
@@ -246,7 +136,7 @@ def _prompt(body: str | None, texts: _Texts) -> tuple[str, list[tuple[str, Text]
     return ", ".join(f"{name} {value}" for name, value in data.items()), turns
 
 
-def _replies(store: Store, stream: str, call: CallRow, count: int, texts: _Texts) -> list[Text]:
+def _replies(store: Store, stream: str, call: CallRow, count: int, texts: Texts) -> list[Text]:
     """What came back, as far as the bank still has it."""
     address = Address(stream=stream, fingerprint=call.fingerprint, request=call.request)
     first = int(call.id.rsplit(":", 2)[1])

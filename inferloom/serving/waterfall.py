@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Literal, TypeAlias
 
 from inferloom.pipelines.page import duration
+from inferloom.pipelines.step_view import by_step, step_label
 from inferloom.store.rows import CallRow, RunRow, StepRow
 
 Fate: TypeAlias = Literal["billed", "bank", "failed", "unknown"]
@@ -85,39 +86,11 @@ def waterfall(run: RunRow, steps: Sequence[StepRow], calls: Sequence[CallRow]) -
     return Waterfall(bands=tuple(bands), ticks=ticks, left_out=max(0, len(calls) - _MOST_BARS))
 
 
-def step_label(step: StepRow) -> str:
-    """A node's execution in a few words: its path, its node where that says more, and which time it is."""
-    name = step.path if step.path == step.node else f"{step.path} {step.node}"
-    return f"{name} (run {step.ordinal + 1})" if step.ordinal else name
-
-
 def _said(call: CallRow) -> str:
     fate = fate_of(call)
     if fate == "billed":
         return f"{duration(call.ended - call.started)}, {call.billed.completion_tokens:,} tokens written"
     return {"bank": "from the bank", "failed": "failed", "unknown": "outcome unknown"}[fate]
-
-
-def by_step(steps: Sequence[StepRow], calls: Sequence[CallRow]) -> list[tuple[StepRow | str, list[CallRow]]]:
-    """Every execution with its calls, by its start; a path whose calls no execution holds stands by itself."""
-    executions: Mapping[str, list[StepRow]] = {
-        path: [step for step in steps if step.path == path] for path in {step.path for step in steps}
-    }
-    held: dict[tuple[str, int], list[CallRow]] = {(step.path, step.ordinal): [] for step in steps}
-    others: dict[str, list[CallRow]] = {}
-    for call in calls:
-        # An execution begins before its calls; a node that runs again has ended before it does.
-        owner = [step for step in executions.get(call.step, ()) if step.started <= call.started]
-        if owner and (owner[-1].ended is None or call.started <= owner[-1].ended):
-            held[owner[-1].path, owner[-1].ordinal].append(call)
-        else:
-            others.setdefault(call.step, []).append(call)
-    rows: list[tuple[float, StepRow | str, list[CallRow]]] = [
-        (step.started, step, held[step.path, step.ordinal]) for step in steps
-    ]
-    rows += [(own[0].started, path, own) for path, own in others.items()]
-    rows.sort(key=lambda row: row[0])
-    return [(step, own) for _, step, own in rows]
 
 
 def _lanes(calls: Sequence[CallRow]) -> list[int]:

@@ -5,6 +5,7 @@ from __future__ import annotations
 from pathlib import Path
 
 from tests.cli.conftest import Cli
+from tests.cli.test_study_command import JOB
 
 
 def test_a_run_becomes_a_page(cli: Cli, folder: Path) -> None:
@@ -24,3 +25,20 @@ def test_a_page_of_nothing_is_not_written(cli: Cli, folder: Path) -> None:
     assert missing.code == 2
     assert "missing/run.html: the page cannot be written" in missing.err
     assert not list(folder.glob("*.html"))
+
+
+def test_a_study_becomes_a_report(cli: Cli, folder: Path) -> None:
+    (folder / "job.yaml").write_text(JOB)
+    assert cli("search", "job.yaml", "--name", "one", "--json").code == 0
+    first = (folder / "report.html").read_text()
+    (folder / "report.html").unlink()
+    (folder / "data.jsonl").rename(folder / "moved.jsonl")
+    done = cli("study", "report", "one", "--out", "there.html", "--json")
+    assert (done.code, done.json) == (0, {"study": "one", "report": "there.html"})
+    again = (folder / "there.html").read_text()
+    assert "right answer" in first and "right answer" not in again, "the data have moved"
+    assert "Item by item" in first and "Item by item" in again
+    assert cli("study", "watch", "one", "--json").json["status"] == "done"
+    unknown = cli("study", "report", "two")
+    assert unknown.code == 2
+    assert "unknown study `two`" in unknown.err

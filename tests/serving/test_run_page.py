@@ -17,6 +17,7 @@ from inferloom.core.errors import RequestRejectedError, UnknownNameError
 from inferloom.core.types import Request
 from inferloom.models.client import Gateway
 from inferloom.models.scripted import ScriptedBackend, register_backend
+from inferloom.pipelines import step_view
 from inferloom.pipelines.run import Pipeline
 from inferloom.pipelines.spec import PipelineSpec
 from inferloom.serving import run_view
@@ -183,8 +184,8 @@ async def test_what_a_model_wrote_is_text_and_never_markup(store: Store) -> None
 
 async def test_long_texts_are_cut_and_a_page_has_its_limits(store: Store, monkeypatch: pytest.MonkeyPatch) -> None:
     for name, value in (("TEXT", 40), ("PAGE", 300), ("ROWS", 3)):
-        monkeypatch.setattr(run_view, name, value)
-    monkeypatch.setattr(run_view._Texts.__init__, "__defaults__", (300,))
+        monkeypatch.setattr(step_view, name, value)
+    monkeypatch.setattr(run_view, "ROWS", 3)
     result = await pipeline(store).ainvoke("how much?" * 50)
     page = Page(run_page(store, result.run_id))
     assert "more characters are not shown" in page.text

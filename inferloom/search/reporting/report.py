@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import Literal
 
 from inferloom.core.errors import InferloomError
-from inferloom.core.types import Usage
+from inferloom.core.types import Json, Usage
 from inferloom.evaluation.stats import Interval
 from inferloom.pipelines.page import date, duration, money, number, page_environment, percent, short, write_page
 from inferloom.search.reporting.charts import (
@@ -17,7 +17,9 @@ from inferloom.search.reporting.charts import (
     front_chart,
     history_chart,
 )
+from inferloom.search.reporting.items import item_table
 from inferloom.search.result import Comparison, Entry, StudyResult, TrialSummary
+from inferloom.store import Store
 
 WIDE, NARROW = 860.0, 380.0
 
@@ -43,17 +45,36 @@ class Difference:
     outcome: Literal["better", "worse", "open"]
 
 
-def write_report(result: StudyResult, path: str | Path) -> Path:
-    """Write the report; an older file of that name is replaced in one step.
+@dataclass(frozen=True, slots=True, kw_only=True)
+class HoleLine:
+    """A hole with what its values reached."""
+
+    name: str
+    share: float | None
+    """Its importance; None where there were too few trials."""
+    values: list[tuple[str, float, int]]
+    """(value, mean score on dev, trials), best first."""
+
+
+def write_report(
+    result: StudyResult, path: str | Path, store: Store | None = None, expected: Mapping[str, str] | None = None
+) -> Path:
+    """Write the report; an older file of that name is replaced in one step. Arguments as for `render_report`.
 
     Raises:
         SetupError: The file cannot be written.
     """
-    return write_page(render_report(result), path)
+    return write_page(render_report(result, store, expected), path)
 
 
-def render_report(result: StudyResult) -> str:
-    """The report as HTML text."""
+def render_report(result: StudyResult, store: Store | None = None, expected: Mapping[str, str] | None = None) -> str:
+    """The report as HTML text.
+
+    Args:
+        result: What the study found.
+        store: The database, for the items one by one; without it the report has no table of them.
+        expected: The right answers by item, shown beside what the pipelines said.
+    """
     from markupsafe import Markup
 
     environment = page_environment("inferloom.search.reporting")
@@ -80,6 +101,13 @@ def render_report(result: StudyResult) -> str:
             if (chart := history_chart(result.trials, width=width, height=height)) is not None
         ],
         differences=_differences(result.comparisons),
+        ablation=_differences(result.ablation),
+        holes=_holes(result),
+        items=None
+        if store is None
+        else item_table(
+            store, result.study, split, [(line.key, line.entry) for line in lines], result.winner, expected or {}
+        ),
         outcome=_outcome(result.comparisons),
         headline=_headline(result.winner),
         graph=None if graph is None else Markup(graph),
@@ -153,6 +181,35 @@ def _outcome(comparisons: Sequence[Comparison]) -> Literal["better", "worse", "o
     """The colour of the verdict: `better` only where every baseline is clearly beaten."""
     sides = {_side(comparison.difference) for comparison in comparisons}
     return "better" if sides == {"better"} else "worse" if "worse" in sides else "open"
+
+
+def _holes(result: StudyResult) -> list[HoleLine]:
+    """The holes, the most important first; those with one value only say nothing."""
+    scores: dict[str, dict[str, list[float]]] = {}
+    for trial in result.trials:
+        if trial.dev is not None and trial.duplicate_of is None:
+            for name, value in trial.values.items():
+                scores.setdefault(name, {}).setdefault(_value(value), []).append(trial.dev.mean)
+    found = [
+        HoleLine(
+            name=name,
+            share=result.importance.get(name),
+            values=sorted(
+                ((value, sum(means) / len(means), len(means)) for value, means in reached.items()),
+                key=lambda row: -row[1],
+            ),
+        )
+        for name, reached in scores.items()
+        if len(reached) > 1
+    ]
+    return sorted(found, key=lambda line: -(line.share or 0.0))
+
+
+def _value(value: Json) -> str:
+    """A hole's value as it is read: three digits of a float."""
+    if isinstance(value, bool):
+        return "yes" if value else "no"
+    return f"{value:.3g}" if isinstance(value, float) else str(value)
 
 
 def _headline(winner: Entry) -> tuple[str, Interval] | None:
