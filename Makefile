@@ -6,7 +6,7 @@ STAMP := .venv/.stamp
 VLLM_STAMP := .venv-vllm/.stamp
 DEMO := demo
 
-.PHONY: help venv check format test test-postgres test-vllm demo bench-memory bench-overhead bench-prefix-cache bench-search bench-speculative bench-techniques clean
+.PHONY: help venv check format test test-browser test-postgres test-vllm demo pictures bench-memory bench-overhead bench-prefix-cache bench-search bench-speculative bench-techniques clean
 
 help: ## Show this list
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / {printf "  make %-18s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
@@ -32,6 +32,14 @@ test: $(STAMP) ## Every test
 test-postgres: $(STAMP) ## The tests of database and memories on a real PostgreSQL server, started for them
 	$(BIN)/python scripts/with_postgres.py $(BIN)/python -m pytest tests/store tests/memory
 
+test-browser: $(STAMP) ## The pages in a real browser; skipped, with the reason, where this machine has no Chromium
+	@$(NEED_PLAYWRIGHT)
+	$(BIN)/python -m pytest tests_browser -rs
+
+# Installs what drives a browser; the browser itself is the machine's.
+NEED_PLAYWRIGHT = $(BIN)/python -c 'import playwright' 2>/dev/null || \
+	$(BIN)/python -m pip --disable-pip-version-check --quiet install --constraint constraints.txt --group browser
+
 # Makes .venv-vllm/ where that is due; ends the recipe well where the package index has no vLLM for this machine.
 define NEED_VLLM
 test $(VLLM_STAMP) -nt scripts/vllm-venv.sh -a $(VLLM_STAMP) -nt pyproject.toml || PYTHON="$(PYTHON)" ./scripts/vllm-venv.sh; \
@@ -44,6 +52,10 @@ test-vllm: ## The tests against a real vLLM, in an environment of its own; skipp
 demo: $(STAMP) ## Search a small space of pipelines on the pocket models; report and best.yaml in demo/
 	@mkdir -p $(DEMO)
 	@$(BIN)/inferloom search demo --name demo --db sqlite:///$(DEMO)/inferloom.db --out $(DEMO)
+
+pictures: $(STAMP) ## The pictures of README and docs, from a search of its own (minutes); needs Chromium
+	@$(NEED_PLAYWRIGHT)
+	PYTHONPATH=. $(BIN)/python scripts/pictures.py
 
 bench-techniques: $(STAMP) ## Every technique on the pocket suite, beside the baselines at equal cost; ARGS="--card" writes docs/techniques.md
 	$(BIN)/python benchmarks/techniques.py $(ARGS)
