@@ -23,6 +23,7 @@ from inferloom.core.errors import BudgetExceededError, InferloomError
 from inferloom.core.memory import Memory
 from inferloom.core.protocols import Oracle, Prompts, Sandbox
 from inferloom.core.types import Candidate, Completion, Json, Message, NodeOutput, NodeState, Request, Usage, total
+from inferloom.models import telemetry
 from inferloom.models.budget import Budget
 from inferloom.models.client import Gateway, OpenModel, RunClient
 from inferloom.nodes.prompts import load_pack
@@ -188,7 +189,8 @@ async def _execute(step: StepSpec, state: NodeState) -> NodeOutput:
     run.executions[step.path] += 1
     started = time.time()
     try:
-        output = await step.node.run(state, _Context(run, step.path, ordinal))
+        with telemetry.node_span(step.path, step.node.name):
+            output = await step.node.run(state, _Context(run, step.path, ordinal))
     except BudgetExceededError:
         output = NodeOutput(candidates=state.candidates, stopped=STOPPED_BUDGET)
     candidates = state.candidates if output.candidates is None else output.candidates
@@ -333,7 +335,10 @@ class Pipeline:
             item=item,
             tag=tag,
         )
-        return await self._recorded(run, row, messages, tuple(notes), tuple(examples))
+        with telemetry.run_span(self.spec.name, run_id, messages) as span:
+            result = await self._recorded(run, row, messages, tuple(notes), tuple(examples))
+            telemetry.finished(span, result.answer, result.usage, result.billed, result.stopped)
+            return result
 
     async def _recorded(
         self,
