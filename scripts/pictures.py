@@ -49,7 +49,8 @@ steps:
 """
 
 # Without the fonts that rich's own frame fetches from the network.
-_FRAME = """<svg xmlns="http://www.w3.org/2000/svg" viewBox="0 0 {width} {height}" role="img" aria-label="A search under way">
+_FRAME = """<svg xmlns="http://www.w3.org/2000/svg" viewBox="0 0 {width} {height}" role="img">
+<title>A search under way</title>
 <style>
 .{unique_id}-matrix {{ font-family: ui-monospace, Menlo, Consolas, "DejaVu Sans Mono", monospace;
   font-size: {char_height}px; line-height: {line_height}px; }}
@@ -109,7 +110,7 @@ async def _right_run(store: Store) -> str:
 def photograph(made: dict[str, Path]) -> None:
     """The upper part of each page."""
     with browser.started() as chromium:
-        for name, height in (("report", 1180), ("run", 1330)):
+        for name, height in (("report", 1180), ("run", 1640)):
             with browser.opened(chromium, made[name], 1000, "light") as watched:
                 watched.page.screenshot(
                     path=PICTURES / f"{name}.png",

@@ -203,7 +203,7 @@ def _span(name: str, kind: SpanKind, attributes: Attributes) -> Iterator[Span]:
             yield span
         except BudgetExceededError as error:
             # The best answer so far comes out; that is no error.
-            span.set_attribute("inferloom.stopped", error.limit)
+            span.set_attributes({"inferloom.stopped": error.limit})
             raise
         except BaseException as error:
             span.set_attribute("error.type", type(error).__name__)

@@ -192,7 +192,7 @@ def _shown(front: Sequence[Stood]) -> list[Stood]:
 def _front_line(stood: Stood, measure: str) -> str:
     """A bar for the quality, and what the trial reached."""
     filled = round(stood.quality * _BAR)
-    return f"{'█' * filled}{'·' * (_BAR - filled)}  {stood.line(measure)}"
+    return f"{'━' * filled}{'·' * (_BAR - filled)}  {stood.line(measure)}"
 
 
 def expected_items(job: SearchJob, sizes: Mapping[str, int]) -> int:

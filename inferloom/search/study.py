@@ -111,6 +111,8 @@ class _Study:
         self.command = command or f"inferloom study resume {shlex.quote(name)}"
         self.state = State(study=name, trials=job.spec.trials)
         self.trials: list[Trial] = []
+        self.seen: list[Trial] = []
+        """Those that have ended, in the order in which they did."""
         self.book = _Book()
         self.created = time.time()
         self.stopped: str | None = None
@@ -535,9 +537,10 @@ class _Study:
         )
 
     def _note_best(self, trial: Trial) -> None:
-        known = [other for other in [*self.trials, trial] if other.dev is not None and other.estimate is None]
-        current = min((other for other in known if other.dev), key=self._rank, default=None)
-        if current is trial:
+        # Those of its own batch as well, which are not among the study's trials yet.
+        self.seen.append(trial)
+        known = [other for other in self.seen if other.dev is not None and other.estimate is None]
+        if min(known, key=self._rank, default=None) is trial:
             self.state.best = f"trial {trial.number}, {reached(trial)}"
         measure = self.job.measure
         places = [(other, other.quality, cost(other.nominal, measure)) for other in known]
