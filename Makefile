@@ -34,6 +34,7 @@ test-postgres: $(STAMP) ## The tests of database and memories on a real PostgreS
 
 test-browser: $(STAMP) ## The pages in a real browser; skipped, with the reason, where this machine has no Chromium
 	@$(NEED_PLAYWRIGHT)
+	@PYTHON=$(BIN)/python ./scripts/tool-venv.sh dashboard optuna-dashboard==0.21.0
 	$(BIN)/python -m pytest tests_browser -rs
 
 # Installs what drives a browser; the browser itself is the machine's.

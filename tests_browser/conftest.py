@@ -24,5 +24,5 @@ def browser() -> Iterator[Browser]:
 
 @pytest.fixture(scope="session")
 def pages(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Path]:
-    """One page of every kind, by name; made before the browser starts, whose loop would be in the way."""
-    return kinds.made(tmp_path_factory.mktemp("pages"))
+    """One page of every kind, by name."""
+    return chromium.apart(kinds.make(tmp_path_factory.mktemp("pages")))

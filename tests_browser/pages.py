@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import asyncio
 from pathlib import Path
 
 from inferloom.core.errors import ModelError
@@ -91,8 +90,3 @@ space:
     - critique: {{model: m}}
     - vote
 """
-
-
-def made(folder: Path) -> dict[str, Path]:
-    """The same for callers without an event loop."""
-    return asyncio.run(make(folder))
