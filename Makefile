@@ -4,9 +4,10 @@ SHELL := /bin/sh
 BIN := .venv/bin
 STAMP := .venv/.stamp
 VLLM_STAMP := .venv-vllm/.stamp
+CLIENTS_STAMP := .venv-clients/.stamp
 DEMO := demo
 
-.PHONY: help venv check format test test-browser test-postgres test-vllm demo pictures bench-memory bench-overhead bench-prefix-cache bench-search bench-speculative bench-techniques clean
+.PHONY: help venv check format test test-browser test-postgres test-vllm demo pictures test-clients bench-memory bench-overhead bench-prefix-cache bench-replay bench-search bench-serve bench-speculative bench-techniques clean
 
 help: ## Show this list
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / {printf "  make %-18s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
@@ -29,8 +30,8 @@ format: $(STAMP) ## Mend what the linter and the formatter can mend
 test: $(STAMP) ## Every test
 	$(BIN)/python -m pytest
 
-test-postgres: $(STAMP) ## The tests of database and memories on a real PostgreSQL server, started for them
-	$(BIN)/python scripts/with_postgres.py $(BIN)/python -m pytest tests/store tests/memory
+test-postgres: $(STAMP) ## The tests of database, memories, workers and agents' threads on a real PostgreSQL server, started for them
+	$(BIN)/python scripts/with_postgres.py $(BIN)/python -m pytest tests/store tests/memory tests/search/test_workers.py tests/search/test_outages.py tests/pipelines/test_embedding.py
 
 test-browser: $(STAMP) ## The pages in a real browser; skipped, with the reason, where this machine has no Chromium
 	@$(NEED_PLAYWRIGHT)
@@ -50,6 +51,13 @@ endef
 test-vllm: ## The tests against a real vLLM, in an environment of its own; skipped where no package of it fits
 	@$(NEED_VLLM) && .venv-vllm/bin/python -m pytest tests_vllm
 
+$(CLIENTS_STAMP): scripts/clients-venv.sh
+	@PYTHON="$(PYTHON)" ./scripts/clients-venv.sh
+	@touch $@
+
+test-clients: $(STAMP) $(CLIENTS_STAMP) ## The server as OpenAI's and LangChain's clients, curl, two evaluation harnesses and a fuzzer use it
+	.venv-clients/bin/python -m pytest tests_clients
+
 demo: $(STAMP) ## Search a small space of pipelines on the pocket models; report and best.yaml in demo/
 	@mkdir -p $(DEMO)
 	@$(BIN)/inferloom search demo --name demo --db sqlite:///$(DEMO)/inferloom.db --out $(DEMO)
@@ -65,6 +73,9 @@ bench-search: $(STAMP) ## Calls that searches need, replayed on a pool that is m
 	$(BIN)/python benchmarks/search_pool.py
 	$(BIN)/python benchmarks/search.py $(ARGS)
 
+bench-serve: $(STAMP) ## The server under 32 clients beside the ideal, its_hub's and optillm's; ARGS="--card" writes docs/serving.md
+	$(BIN)/python benchmarks/serve.py $(ARGS)
+
 bench-speculative: $(STAMP) ## Speculative reasoning with the pocket pair beside its controls; ARGS="--card" writes docs/speculative.md
 	$(BIN)/python benchmarks/speculative.py $(ARGS)
 
@@ -74,9 +85,12 @@ bench-prefix-cache: ## How much of spec_reason's prompts vLLM's prefix cache hol
 bench-memory: $(STAMP) ## What a memory gains, keeps under a limit, and costs to read; ARGS="--card" writes docs/memory.md
 	$(BIN)/python benchmarks/memory.py $(ARGS)
 
+bench-replay: $(STAMP) ## Trials from a full bank on one core, alone and beside a million other completions
+	$(BIN)/python benchmarks/replay.py
+
 bench-overhead: $(STAMP) ## CPU per node beside a bare LangGraph graph of the same shape
 	$(BIN)/python benchmarks/overhead.py
 
 clean: ## Remove .venv/, the demo's output and caches
-	rm -rf .venv .venv-vllm $(DEMO) dist build .mypy_cache .ruff_cache .pytest_cache .hypothesis
+	rm -rf .venv .venv-vllm .venv-clients .venv-rivals $(DEMO) dist build .mypy_cache .ruff_cache .pytest_cache .hypothesis
 	find . -name __pycache__ -type d -prune -exec rm -rf {} +

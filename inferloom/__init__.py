@@ -15,6 +15,7 @@ if TYPE_CHECKING:
     from inferloom.pipelines.run import Pipeline, RunResult
     from inferloom.search.job import load_job
     from inferloom.search.study import run_study
+    from inferloom.serving.langchain import ChatInferloom
     from inferloom.store import Store
 
 __version__ = "0.1.0"
@@ -23,6 +24,7 @@ __version__ = "0.1.0"
 _HOMES = {
     "Budget": "inferloom.models.budget",
     "Candidate": "inferloom.core.types",
+    "ChatInferloom": "inferloom.serving.langchain",
     "DataSpec": "inferloom.evaluation",
     "InferloomError": "inferloom.core.errors",
     "Message": "inferloom.core.types",
@@ -42,6 +44,7 @@ _HOMES = {
 __all__ = [
     "Budget",
     "Candidate",
+    "ChatInferloom",
     "DataSpec",
     "InferloomError",
     "Message",

@@ -72,6 +72,7 @@ async def _run(store: Store, text: str, question: str, file: Path) -> Path:
     try:
         run = (await pipeline.ainvoke(question)).run_id
     except ModelError:
+        store.flush()
         run = store.runs(1)[0].id
     return write_page(run_page(store, run), file)
 

@@ -9,7 +9,7 @@ from dataclasses import dataclass, field
 from inferloom.core.errors import InferloomError
 from inferloom.evaluation.data import load_items
 from inferloom.evaluation.splits import split_items
-from inferloom.search.conclude import pareto
+from inferloom.search.aim import pareto
 from inferloom.search.job import SearchJob
 from inferloom.search.progress import Event, Progress, State, Stood, expected_items
 from inferloom.search.record import StudyRecord
@@ -82,12 +82,12 @@ class _Watcher:
         state = self.state
         if done != state.items_done:
             self.changed = now
-        measure = "tokens" if self.job is None else self.job[0].measure
+        measure = "tokens" if self.job is None else self.job[0].aim.measure
         on_dev = [score for score in scores if score.split == "dev" and score.trial >= 0]
         whole = max((score.items for score in on_dev), default=0) if self.job is None else self.job[1]["dev"]
         finished = self._finished(record, on_dev, whole)
         complete = [score for score in on_dev if score.items == whole]
-        front = pareto([(score, score.mean, float(getattr(score, measure))) for score in complete])
+        front = pareto([(score, score.mean, (float(getattr(score, measure)),)) for score in complete])
         state.items_done, state.trials, state.trials_done = done, record.trials, len(finished)
         state.stage = _stage(record, scores)
         state.billed = self.store.study_usage(self.name).billed

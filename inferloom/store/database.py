@@ -32,6 +32,7 @@ from inferloom.store.rows import (
     StudyRow,
     UsageReport,
 )
+from inferloom.store.served import Served
 from inferloom.store.studies import Studies
 from inferloom.store.writer import Writer
 
@@ -53,6 +54,7 @@ class Store:
         self._ledger = Ledger(access)
         self._studies = Studies(access, self._writer)
         self.memories = Memories(access, self._writer)
+        self.served = Served(access)
         # Runs on `close`, or when the store is dropped, or when Python ends: whatever was handed over is written.
         self._finish = weakref.finalize(self, _finish, self._writer, self._bank, engine)
 

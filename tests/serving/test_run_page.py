@@ -133,6 +133,7 @@ async def test_a_run_from_the_bank_says_that_nothing_was_billed(store: Store) ->
 async def test_a_failed_run_says_why_and_shows_what_came_before(store: Store) -> None:
     with pytest.raises(RequestRejectedError):
         await pipeline(store).ainvoke("break it")
+    store.flush()
     page = Page(run_page(store, store.runs()[0].id))
     assert "Failed: " in page.text
     assert "the server said no" in page.text
