@@ -24,6 +24,7 @@ from weakref import WeakKeyDictionary
 from inferloom.core.digest import digest
 from inferloom.core.errors import BadResponseError, ModelError, Outcome, StorageError
 from inferloom.core.protocols import Backend, TokenSink
+from inferloom.core.tools import ToolCall, Tools
 from inferloom.core.types import Completion, Message, Request, Usage, total
 from inferloom.models import telemetry
 from inferloom.models.backends import open_backend
@@ -62,6 +63,17 @@ def _turn_body(message: Message) -> list[object]:
     if message.tool_calls or message.tool_call_id is not None:
         turn.append([[call.to_json() for call in message.tool_calls], message.tool_call_id])
     return turn
+
+
+def body_text(body: str) -> str:
+    """The prompt of a request body, as `request_text` has it of the request."""
+    data = json.loads(body)
+    turns = []
+    for role, content, *more in data.get("messages", ()):
+        calls = tuple(ToolCall.from_json(call) for call in more[0][0]) if more else ()
+        turns.append(Message(role, content, calls))
+    tools = Tools(*data["tools"]) if "tools" in data else None
+    return request_text(Request(messages=tuple(turns), prefix=data.get("prefix"), tools=tools))
 
 
 def request_hash(body: str) -> str:
@@ -224,8 +236,13 @@ class RunClient:
         for name, model in self.models.items():
             self._fingerprints[name] = await model.fingerprint()
 
-    def take_up(self, rows: Sequence[CallRow]) -> None:
-        """Go on with a run that has these rows in the ledger: what it spent counts, and nothing is charged again."""
+    def take_up(self, rows: Sequence[CallRow], bodies: Mapping[str, str]) -> None:
+        """Go on with a run that has these rows in the ledger: what it spent counts, and nothing is charged again.
+
+        Args:
+            rows: The run's rows.
+            bodies: The prompts by their requests' hashes, for the model of the prefix cache.
+        """
         for row in rows:
             self.nominal[row.model] += row.nominal
             self.billed[row.model] += row.billed
@@ -233,6 +250,8 @@ class RunClient:
             if row.nominal.calls:
                 address = Address(stream=self.stream, fingerprint=row.fingerprint, request=row.request)
                 self._charged[address.key, _first_draw(row.id)] = row.nominal.calls
+                if row.request in bodies:
+                    self._cached_share(row.model, row.step, body_text(bodies[row.request]))
         self.purse.settle(0, total(row.nominal for row in rows))
         self._ordinals = count(1 + max((row.ordinal for row in rows), default=0))
 
@@ -312,12 +331,14 @@ class RunClient:
             path=path,
             ordinal=next(self._ordinals),
             indices=range(first, first + request.n),
-            cached_share=self._prefixes.cached_share(
-                name, path, self._before.get(path, _NONE), request_text(request), self.models[name].spec.cache_block
-            ),
+            cached_share=self._cached_share(name, path, request_text(request)),
             on_token=on_token,
             on_restart=on_restart,
         )
+
+    def _cached_share(self, name: str, path: str, text: str) -> float:
+        block = self.models[name].spec.cache_block
+        return self._prefixes.cached_share(name, path, self._before.get(path, _NONE), text, block)
 
     async def _draw(self, asked: _Asked) -> list[Completion]:
         """The completions of a request: from the bank, from calls in flight, and from calls of its own."""

@@ -251,20 +251,21 @@ class _Embedding:
 
                 run.memory = MemoryScope(namespace=told["namespace"])
             await run.client.prepare()
-            rows = await asyncio.to_thread(self._ledger, told["id"])
+            rows, bodies = await asyncio.to_thread(self._ledger, told["id"])
             # Another node of the run may have been quicker.
             found = self._opened.get(told["id"])
             if found is None or found.loop is not loop:
-                run.client.take_up(rows)
+                run.client.take_up(rows, bodies)
                 found = self._opened[told["id"]] = _Opened(run, loop)
         self._opened.move_to_end(told["id"])
         while len(self._opened) > _OPEN_RUNS:
             self._opened.popitem(last=False)
         return found
 
-    def _ledger(self, run: str) -> list[CallRow]:
+    def _ledger(self, run: str) -> tuple[list[CallRow], dict[str, str]]:
         self._store.flush()
-        return self._store.calls(run)
+        rows = self._store.calls(run)
+        return rows, self._store.request_bodies(sorted({row.request for row in rows}))
 
     async def _finish(self, state: AgentState, update: dict[str, Any], run: Run) -> RunResult:
         """Close the run."""

@@ -223,8 +223,15 @@ class Bank:
             last = (str(page[-1]["address"]), int(page[-1]["draw"]))
 
     def _bodies(self, hashes: Sequence[str]) -> dict[str, object]:
-        rows = self._access.rows(select(_REQUESTS.c.hash, _REQUESTS.c.body).where(_REQUESTS.c.hash.in_(hashes)))
-        return {str(row["hash"]): _json_or_text(str(row["body"])) for row in rows}
+        return {hash: _json_or_text(body) for hash, body in self.bodies(hashes).items()}
+
+    def bodies(self, hashes: Sequence[str]) -> dict[str, str]:
+        """Stored prompts by their hashes, as far as they are kept."""
+        return {
+            str(row["hash"]): str(row["body"])
+            for condition in in_chunks(_REQUESTS.c.hash, hashes)
+            for row in self._access.rows(select(_REQUESTS.c.hash, _REQUESTS.c.body).where(condition))
+        }
 
     def _model_names(self) -> dict[str, set[str]]:
         """The names under which the ledger knows each fingerprint; every banked fingerprint is there."""

@@ -160,6 +160,10 @@ class Store:
         """Stored prompts, the most lately used first."""
         return self._bank.prompts(limit)
 
+    def request_bodies(self, hashes: Sequence[str]) -> dict[str, str]:
+        """Stored prompts as JSON by the hashes of their requests; what was forgotten or pruned is absent."""
+        return self._bank.bodies(hashes)
+
     def bank_size(self) -> list[BankSize]:
         """What the bank holds of each model, the largest first."""
         return self._bank.size()

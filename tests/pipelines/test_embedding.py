@@ -169,6 +169,25 @@ async def test_an_interrupt_at_a_node_is_taken_up_by_another_process_without_rep
         assert len(set(made)) == 8
 
 
+async def test_a_run_costs_the_same_with_and_without_an_interrupt(store: Store) -> None:
+    """Cached prompt tokens included: what the finished steps sent is still known."""
+    spec = VOTE.replace("- vote", "- score: {model: m}\n  - vote: {weight: judge}")
+    usages = []
+    for interrupted in ([], ["steps/1"], ["steps/2"]):
+        config: Any = {"configurable": {"thread_id": str(interrupted), "inferloom_stream": "s"}}
+        saver = InMemorySaver()
+        done = (
+            await pipeline(store, spec)
+            .compile(saver, interrupt_before=interrupted)
+            .ainvoke({"messages": "how much? " * 20}, config)
+        )
+        if interrupted:
+            done = await pipeline(store, spec).compile(saver).ainvoke(None, config)
+        usages.append(done["result"]["usage"])
+    assert usages[0]["cached_tokens"] > 0
+    assert usages[1:] == [usages[0]] * 2
+
+
 async def test_an_interrupt_of_the_agents_own(url: str) -> None:
     with Store.open(url) as store:
         async with saver_beside(url) as saver:
