@@ -52,7 +52,8 @@ def serve(
         from inferloom.serving.server import open_socket
         from inferloom.serving.server import serve as run_server
     except ModuleNotFoundError as error:
-        raise SetupError(f"serving needs {error.name}: run `pip install 'inferloom[serve]'`", where="serve") from None
+        name = (error.name or "").partition(".")[0]
+        raise SetupError(f"serving needs {name}: run `pip install 'inferloom[serve]'`", where="serve") from None
     from inferloom.serving.keys import load_keys
     from inferloom.serving.limits import Limits
 

@@ -5,6 +5,8 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import TYPE_CHECKING
 
+from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram, generate_latest
+
 from inferloom.core.types import total
 
 if TYPE_CHECKING:
@@ -17,8 +19,6 @@ class Metrics:
     """The figures of one server."""
 
     def __init__(self) -> None:
-        from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram
-
         self._registry = registry = CollectorRegistry()
         by = ["pipeline"]
         self._requests = Counter(
@@ -53,6 +53,4 @@ class Metrics:
 
     def text(self) -> bytes:
         """Everything in Prometheus's text format."""
-        from prometheus_client import generate_latest
-
         return generate_latest(self._registry)
