@@ -7,7 +7,7 @@ VLLM_STAMP := .venv-vllm/.stamp
 CLIENTS_STAMP := .venv-clients/.stamp
 DEMO := demo
 
-.PHONY: help venv check format test test-postgres test-vllm demo test-clients bench-memory bench-overhead bench-prefix-cache bench-replay bench-search bench-serve bench-speculative bench-techniques clean
+.PHONY: help venv check format test test-browser test-postgres test-vllm demo pictures test-clients bench-memory bench-overhead bench-prefix-cache bench-replay bench-search bench-serve bench-speculative bench-techniques clean
 
 help: ## Show this list
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / {printf "  make %-18s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
@@ -33,6 +33,15 @@ test: $(STAMP) ## Every test
 test-postgres: $(STAMP) ## The tests of database, memories, workers and agents' threads on a real PostgreSQL server, started for them
 	$(BIN)/python scripts/with_postgres.py $(BIN)/python -m pytest tests/store tests/memory tests/search/test_workers.py tests/search/test_outages.py tests/pipelines/test_embedding.py
 
+test-browser: $(STAMP) ## The pages in a real browser; skipped, with the reason, where this machine has no Chromium
+	@$(NEED_PLAYWRIGHT)
+	@PYTHON=$(BIN)/python ./scripts/tool-venv.sh dashboard optuna-dashboard==0.21.0
+	$(BIN)/python -m pytest tests_browser -rs
+
+# Installs what drives a browser; the browser itself is the machine's.
+NEED_PLAYWRIGHT = $(BIN)/python -c 'import playwright' 2>/dev/null || \
+	$(BIN)/python -m pip --disable-pip-version-check --quiet install --constraint constraints.txt --group browser
+
 # Makes .venv-vllm/ where that is due; ends the recipe well where the package index has no vLLM for this machine.
 define NEED_VLLM
 test $(VLLM_STAMP) -nt scripts/vllm-venv.sh -a $(VLLM_STAMP) -nt pyproject.toml || PYTHON="$(PYTHON)" ./scripts/vllm-venv.sh; \
@@ -52,6 +61,10 @@ test-clients: $(STAMP) $(CLIENTS_STAMP) ## The server as OpenAI's and LangChain'
 demo: $(STAMP) ## Search a small space of pipelines on the pocket models; report and best.yaml in demo/
 	@mkdir -p $(DEMO)
 	@$(BIN)/inferloom search demo --name demo --db sqlite:///$(DEMO)/inferloom.db --out $(DEMO)
+
+pictures: $(STAMP) ## The pictures of README and docs, from a search of its own (minutes); needs Chromium
+	@$(NEED_PLAYWRIGHT)
+	PYTHONPATH=. $(BIN)/python scripts/pictures.py
 
 bench-techniques: $(STAMP) ## Every technique on the pocket suite, beside the baselines at equal cost; ARGS="--card" writes docs/techniques.md
 	$(BIN)/python benchmarks/techniques.py $(ARGS)

@@ -2,12 +2,23 @@
 
 from __future__ import annotations
 
+from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
 import typer
 
 from inferloom.cli.options import DEFAULT_DB, Db, Json, open_to_read
-from inferloom.cli.output import clean, moment, print_json, print_pairs, print_table, print_text, short, usage_line
+from inferloom.cli.output import (
+    clean,
+    moment,
+    print_json,
+    print_pairs,
+    print_table,
+    print_text,
+    report,
+    short,
+    usage_line,
+)
 
 if TYPE_CHECKING:
     from inferloom.store.rows import CallRow, RunRow
@@ -106,6 +117,28 @@ def show_run(
             for number, call in enumerate(calls, 1)
         ],
     )
+
+
+@app.command("page")
+def page(
+    run_id: Annotated[str, typer.Argument(metavar="ID", help="The run's id, or its first characters.")],
+    out: Annotated[Path, typer.Option("--out", metavar="FILE", help="The file; an older one is replaced.")] = Path(
+        "run.html"
+    ),
+    db: Db = DEFAULT_DB,
+    json: Json = False,
+) -> None:
+    """Write a run as one HTML file: graph, candidates, timing, costs and every call with its texts."""
+    from inferloom.pipelines.page import write_page
+    from inferloom.serving.page import run_page
+
+    store = open_to_read(db)
+    try:
+        run = store.run(run_id)
+        written = write_page(run_page(store, run.id), out)
+    finally:
+        store.close()
+    report({"run_id": run.id, "page": str(written)}, f"wrote {written}", json)
 
 
 def _run_json(run: RunRow) -> dict[str, object]:

@@ -100,9 +100,9 @@ def conduct(
     keep_what_is_loaded()
     try:
         result = run_sync(_run(job, store, study, _program([*command, "--db", db]), workers))
+        report, best = write_report(result, out / "report.html", store, right_answers(job)), out / "best.yaml"
     finally:
         store.close()
-    report, best = write_report(result, out / "report.html"), out / "best.yaml"
     best.write_text(result.winner.pipeline_yaml, encoding="utf-8")
     if json:
         print_json({**result.to_json(), "report": str(report), "best": str(best)})
@@ -147,6 +147,13 @@ def _make(folder: Path) -> None:
         folder.mkdir(parents=True, exist_ok=True)
     except OSError as error:
         raise SetupError(f"cannot be made: {error.strerror or error}", where=str(folder)) from None
+
+
+def right_answers(job: SearchJob) -> dict[str, str]:
+    """The right answers by item, for the report."""
+    from inferloom.evaluation.data import load_items
+
+    return {item.id: item.answer for item in load_items(job.spec.data, base=job.base).items}
 
 
 def _question(job: SearchJob) -> str:

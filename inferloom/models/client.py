@@ -26,6 +26,7 @@ from inferloom.core.errors import BadResponseError, ModelError, Outcome, Storage
 from inferloom.core.protocols import Backend, TokenSink
 from inferloom.core.tools import ToolCall, Tools
 from inferloom.core.types import Completion, Message, Request, Usage, total
+from inferloom.models import telemetry
 from inferloom.models.backends import open_backend
 from inferloom.models.budget import Budget, Purse
 from inferloom.models.nominal import PrefixModel, nominal_usage, request_text, upper_bound
@@ -129,6 +130,7 @@ class Gateway:
     """
 
     def __init__(self, store: Store, *, max_billed: Budget | None = None) -> None:
+        telemetry.configure()
         self.store = store
         self.billed = Purse(max_billed or Budget(), label="max_billed ")
         self._models: dict[str, OpenModel] = {}
@@ -366,9 +368,9 @@ class RunClient:
         flights.update({(asked.address.key, index): flight for index, flight in own.items()})
         try:
             if asked.model.backend.capabilities.n or len(indices) == 1:
-                made = await self._call(asked, indices)
+                made = await self._traced(asked, indices)
             else:
-                calls = (self._call(asked, [index]) for index in indices)
+                calls = (self._traced(asked, [index]) for index in indices)
                 made = {}
                 for part in await asyncio.gather(*calls, return_exceptions=True):
                     if isinstance(part, BaseException):
@@ -382,6 +384,15 @@ class RunClient:
                 flights.pop((asked.address.key, index), None)
                 if not flight.done():
                     flight.cancel()
+
+    async def _traced(self, asked: _Asked, indices: Sequence[int]) -> dict[int, Completion]:
+        """`_call`, in a span of its own where tracing is on."""
+        if telemetry.tracer is None:
+            return await self._call(asked, indices)
+        with telemetry.call_span(asked.name, asked.model.spec, asked.request, len(indices)) as span:
+            made = await self._call(asked, indices)
+            telemetry.answered(span, made.values())
+            return made
 
     async def _call(self, asked: _Asked, indices: Sequence[int]) -> dict[int, Completion]:
         """Call until every index is there; a reply with fewer choices than asked is followed by a call for the rest."""

@@ -18,6 +18,7 @@ from inferloom.core.errors import BudgetExceededError
 from inferloom.core.memory import Memory
 from inferloom.core.protocols import Oracle, Prompts, Sandbox
 from inferloom.core.types import Candidate, Completion, Json, NodeOutput, NodeState, Request, Usage, total
+from inferloom.models import telemetry
 from inferloom.models.client import RunClient
 from inferloom.pipelines.result import EventSink, RunResult, StreamEvent
 from inferloom.pipelines.spec import PipelineSpec, StepSpec
@@ -188,7 +189,8 @@ async def execute(step: StepSpec, state: NodeState) -> NodeOutput:
     run.executions[step.path] += 1
     started = time.time()
     try:
-        output = await step.node.run(state, _Context(run, step.path, ordinal))
+        with telemetry.node_span(step.path, step.node.name):
+            output = await step.node.run(state, _Context(run, step.path, ordinal))
     except BudgetExceededError:
         output = NodeOutput(candidates=state.candidates, stopped=STOPPED_BUDGET)
     candidates = state.candidates if output.candidates is None else output.candidates

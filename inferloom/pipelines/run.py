@@ -20,6 +20,7 @@ from inferloom.core.errors import InferloomError
 from inferloom.core.protocols import Capabilities, Oracle
 from inferloom.core.tools import Tools
 from inferloom.core.types import Message
+from inferloom.models import telemetry
 from inferloom.models.budget import Budget, Purse
 from inferloom.models.client import Gateway, OpenModel, RunClient
 from inferloom.nodes.prompts import load_pack
@@ -180,7 +181,10 @@ class Pipeline:
             item=item,
             tag=tag,
         )
-        return await self._recorded(run, row, messages, tuple(notes), tuple(examples), tools)
+        with telemetry.run_span(self.spec.name, run_id, messages) as span:
+            result = await self._recorded(run, row, messages, tuple(notes), tuple(examples), tools)
+            telemetry.finished(span, result.answer, result.usage, result.billed, result.stopped)
+            return result
 
     def open_run(
         self,

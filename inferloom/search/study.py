@@ -36,8 +36,9 @@ from inferloom.search.aim import cost
 from inferloom.search.baselines import Baseline, Baselines, matched_n, shape
 from inferloom.search.conclude import against_baselines, break_even, thinned, verdict, without_each
 from inferloom.search.crew import Crew
+from inferloom.search.importance import importance
 from inferloom.search.job import SearchJob
-from inferloom.search.progress import Event, EventKind, Progress, Silent, State
+from inferloom.search.progress import Event, EventKind, Progress, Silent, State, Stood, expected_items
 from inferloom.search.projection import Projection
 from inferloom.search.racing import beaten_by, estimate, looks
 from inferloom.search.record import StudyRecord
@@ -52,7 +53,6 @@ from inferloom.store import Store, StudyRow, TouchRow
 
 PROBED = 16
 """Dev items on which a baseline's cost is measured while its n is matched to the winner."""
-_FRONT_GUESS = 5
 _ABLATION = -1000
 """The number of the winner without its first step in the table of evaluations; the others stand below it."""
 _COUNTED = 4_000
@@ -129,6 +129,8 @@ class _Study:
         self.command = command or f"inferloom study resume {shlex.quote(name)}"
         self.state = State(study=name, trials=job.spec.trials)
         self.trials: list[Trial] = []
+        self.seen: list[Trial] = []
+        """Those that have ended, in the order in which they did."""
         self.book = _Book()
         self.created = time.time()
         self.stopped: str | None = None
@@ -250,7 +252,7 @@ class _Study:
     async def _search(self) -> None:
         spec = self.job.spec
         proposer = Proposer(self.job.space, spec.sampler, spec.seed, self.job.aim, self.job.startup)
-        self.state.items = self._items_guess()
+        self.state.items = expected_items(self.job, self.splits.sizes())
         self._tell("started", text=self._opening_line())
         batch = 0
         while len(self.trials) < spec.trials:
@@ -348,13 +350,16 @@ class _Study:
         said = f"failed: {trial.error}" if trial.error else reached(trial)
         self._tell("trial_finished", trial=trial.number, text=f"trial {trial.number}: {said}: {shape(trial.checked)}")
 
-    def _told(self) -> list[Told]:
-        """The finished trials as the sampler sees them; those that could not be run are left out."""
+    def _told(self, *, distinct: bool = False) -> list[Told]:
+        """The finished trials as the sampler sees them; those that could not be run are left out.
+
+        `distinct` leaves out those that repeat another as well.
+        """
         aim = self.job.aim
         return [
             Told(trial.values, aim.objectives(trial), aim.excess(trial))
             for trial in self.trials
-            if trial.dev is not None
+            if trial.dev is not None and not (distinct and trial.duplicate_of is not None)
         ]
 
     # Choosing
@@ -498,6 +503,7 @@ class _Study:
             comparisons=comparisons,
             verdict=sentence,
             ablation=without_each(tested, seed=self.job.spec.seed),
+            importance=importance(self.job.space, self._told(distinct=True)),
             break_even=break_even(entries[0], baselines_tested, usage.billed),
             billed=usage.billed,
             nominal=usage.nominal,
@@ -529,18 +535,18 @@ class _Study:
         )
 
     def _note_best(self, trial: Trial) -> None:
-        known = [other for other in [*self.trials, trial] if other.dev is not None and other.estimate is None]
-        current = min((other for other in known if other.dev), key=self.job.aim.rank, default=None)
-        if current is trial:
+        # Those of its own batch as well, which are not among the study's trials yet.
+        self.seen.append(trial)
+        aim = self.job.aim
+        known = [other for other in self.seen if other.dev is not None and other.estimate is None]
+        if min(known, key=aim.rank, default=None) is trial:
             self.state.best = f"trial {trial.number}, {reached(trial)}"
-
-    def _items_guess(self) -> int:
-        sizes, spec = self.splits.sizes(), self.job.spec
-        models = self.job.space.document.data
-        named = models.get("models") if isinstance(models, dict) else None
-        singles = len(named) if isinstance(named, dict) else 1
-        extra = 0 if spec.baselines == "none" else singles * sizes["dev"] + (singles + 3) * sizes["test"]
-        return spec.trials * sizes["dev"] + spec.finalists * sizes["confirm"] + _FRONT_GUESS * sizes["test"] + extra
+        self.state.measure = aim.measure
+        self.state.front = [
+            Stood(f"trial {other.number}", other.dev.mean.mean, cost(other.nominal, aim.measure))
+            for other in aim.front(known)
+            if other.dev is not None
+        ]
 
     def _opening_line(self) -> str:
         sizes = ", ".join(f"{size} {split}" for split, size in self.splits.sizes().items())

@@ -219,6 +219,10 @@ class Store:
         """A run's ledger rows in the order in which they started."""
         return self._ledger.calls(run)
 
+    def prompts_of(self, run: str) -> dict[str, str]:
+        """What a run's calls asked, as far as it is still stored: request bodies (JSON) by request hash."""
+        return self._ledger.prompts(run)
+
     def candidates(self, run: str) -> list[CandidateRow]:
         """A run's candidates by (path, ordinal, position)."""
         return self._ledger.candidates(run)

@@ -24,6 +24,7 @@ _STEPS = tables.table(tables.StepTable)
 _CALLS = tables.table(tables.CallTable)
 _CANDIDATES = tables.table(tables.CandidateTable)
 _PIPELINES = tables.table(tables.PipelineTable)
+_REQUESTS = tables.table(tables.RequestTable)
 
 _KINDS = ("nominal", "billed", "bound")
 SUMS = [func.sum(_CALLS.c[f"{kind}_{name}"]).label(f"{kind}_{name}") for kind in _KINDS for name in USAGE_COLUMNS]
@@ -74,6 +75,12 @@ class Ledger:
             .order_by(columns.started, columns.step, columns.ordinal, columns.attempt, columns.id)
         )
         return [read_call(row) for row in self._access.rows(statement)]
+
+    def prompts(self, run: str) -> dict[str, str]:
+        """The stored prompts of a run's calls by request hash."""
+        asked = select(_CALLS.c.request).where(_CALLS.c.run == run)
+        statement = select(_REQUESTS.c.hash, _REQUESTS.c.body).where(_REQUESTS.c.hash.in_(asked))
+        return {str(row["hash"]): str(row["body"]) for row in self._access.rows(statement)}
 
     def candidates(self, run: str) -> list[CandidateRow]:
         """A run's candidates by (path, ordinal, position)."""

@@ -257,6 +257,11 @@ class SplitScore(NamedTuple):
     split: str
     items: int
     mean: float
+    calls: float
+    """Nominal, the mean of an item, as are the others."""
+    tokens: float
+    usd: float
+    seconds: float
 
 
 class BankSize(NamedTuple):

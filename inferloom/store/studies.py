@@ -54,13 +54,22 @@ class Studies:
                 columns.split,
                 func.count().label("items"),
                 func.avg(columns.score).label("mean"),
+                func.avg(columns.nominal_calls).label("calls"),
+                func.avg(columns.nominal_prompt_tokens + columns.nominal_completion_tokens).label("tokens"),
+                func.avg(columns.nominal_usd).label("usd"),
+                func.avg(columns.nominal_seconds).label("seconds"),
             )
             .where(columns.study == study)
             .group_by(columns.trial, columns.split)
             .order_by(columns.trial, columns.split)
         )
         return [
-            SplitScore(int(row["trial"]), str(row["split"]), int(row["items"]), float(row["mean"]))
+            SplitScore(
+                int(row["trial"]),
+                str(row["split"]),
+                int(row["items"]),
+                *(float(row[name]) for name in ("mean", "calls", "tokens", "usd", "seconds")),
+            )
             for row in self._access.rows(statement)
         ]
 
