@@ -31,7 +31,6 @@ from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
 from inferloom.core.errors import SetupError, SpecError, nearest
 from inferloom.core.memory import DEFAULT_NAMESPACE
-from inferloom.core.types import Usage
 from inferloom.models.budget import Budget, Purse, measures
 from inferloom.pipelines.document import Document, load_document
 from inferloom.serving.errors import ApiError
@@ -278,8 +277,3 @@ def _hashed(secret: str, where: str) -> bytes:
     if len(secret) < _SHORTEST:
         raise SetupError(f"the API key in {where} has {len(secret)} characters; at least {_SHORTEST} are needed")
     return hashlib.sha256(secret.encode()).digest()
-
-
-def spent(usage: Usage) -> str:
-    """A usage as headers tell it."""
-    return f"calls={usage.calls}; tokens={usage.tokens}; usd={usage.usd:.6f}"

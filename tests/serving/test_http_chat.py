@@ -13,8 +13,6 @@ from inferloom.store import Store
 from tests.serving.http_server import SINGLE, VOTE, Serving, pipeline, serving
 from tests.support.flaky_server import Body, FlakyServer
 
-KEY = "a-key-for-tests-only"
-
 
 def said(body: Body, seed: int, index: int) -> str:
     """Says what it was asked, so that a test sees what came through; the number depends on the draw."""
