@@ -10,7 +10,16 @@ import json
 from itertools import takewhile
 from typing import Annotated, Literal, TypeVar
 
-from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, JsonValue, ValidationError, model_validator
+from pydantic import (
+    BaseModel,
+    BeforeValidator,
+    ConfigDict,
+    Field,
+    JsonValue,
+    ValidationError,
+    WithJsonSchema,
+    model_validator,
+)
 
 from inferloom.core.errors import nearest
 from inferloom.core.tools import ToolCall, Tools
@@ -32,7 +41,10 @@ def _nothing(value: object) -> object:
     return None if value in ([], {}, "") else value
 
 
-Empty = Annotated[None, BeforeValidator(_nothing)]
+_NOTHING: dict[str, JsonValue] = {
+    "anyOf": [{"type": "null"}, {"type": "array", "maxItems": 0}, {"type": "object", "maxProperties": 0}, {"const": ""}]
+}
+Empty = Annotated[None, BeforeValidator(_nothing), WithJsonSchema(_NOTHING)]
 """A field that a client may send without a value."""
 
 
