@@ -86,7 +86,7 @@ def _short(text: str) -> str:
 
 
 def _edge_text(edge: Edge) -> str:
-    parts = [edge.when.text] if edge.when else []
+    parts = [edge.when.text] if edge.when else [edge.arm] if edge.arm is not None else []
     if edge.at_most is not None:
         parts.append(f"at most {edge.at_most}x")
     return ", ".join(parts)
@@ -195,7 +195,7 @@ def _svg_box(box: _Box, lines: Sequence[str]) -> str:
 
 def _svg_edge(layout: _Layout, edge: Edge) -> str:
     start, end = layout.boxes[edge.source], layout.boxes[edge.target]
-    dashes = ' stroke-dasharray="4 3"' if edge.conditional else ""
+    dashes = ' stroke-dasharray="4 3"' if edge.conditional or edge.arm is not None else ""
     if layout.aside(edge):
         lane = layout.right + 18 * layout.side.index(edge)
         leave, arrive = start.y + start.height * 0.65, end.y + end.height * 0.35

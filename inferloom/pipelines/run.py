@@ -19,17 +19,29 @@ from random import Random
 from typing import TYPE_CHECKING, TypedDict, TypeVar
 
 from inferloom.core.answers import votes_of
+from inferloom.core.digest import digest
 from inferloom.core.errors import BudgetExceededError, InferloomError
 from inferloom.core.memory import Memory
 from inferloom.core.protocols import Oracle, Prompts, Sandbox
-from inferloom.core.types import Candidate, Completion, Json, Message, NodeOutput, NodeState, Request, Usage, total
+from inferloom.core.types import (
+    Candidate,
+    Choice,
+    Completion,
+    Json,
+    Message,
+    NodeOutput,
+    NodeState,
+    Request,
+    Usage,
+    total,
+)
 from inferloom.models.budget import Budget
 from inferloom.models.client import Gateway, OpenModel, RunClient
 from inferloom.nodes.prompts import load_pack
 from inferloom.pipelines.compile import CompiledGraph, compile_graph
 from inferloom.pipelines.rules import check_capabilities
 from inferloom.pipelines.spec import PipelineSpec, StepSpec
-from inferloom.store import CandidateRow, PipelineRow, Row, RunRow, StepRow, Store
+from inferloom.store import CandidateRow, DecisionRow, PipelineRow, Row, RunRow, StepRow, Store
 
 if TYPE_CHECKING:
     from inferloom.memory.scope import MemoryScope
@@ -191,6 +203,8 @@ async def _execute(step: StepSpec, state: NodeState) -> NodeOutput:
         output = await step.node.run(state, _Context(run, step.path, ordinal))
     except BudgetExceededError:
         output = NodeOutput(candidates=state.candidates, stopped=STOPPED_BUDGET)
+    if output.choice is not None:
+        await run.store.write(_decision(run, step.path, ordinal, state.question, output.choice))
     candidates = state.candidates if output.candidates is None else output.candidates
     run.rows.append(
         StepRow(
@@ -213,6 +227,22 @@ async def _execute(step: StepSpec, state: NodeState) -> NodeOutput:
         data: dict[str, Json] = {"node": step.node.name, "candidates": len(candidates)}
         run.events.put_nowait(StreamEvent(kind="node", path=step.path, data=data))
     return output
+
+
+def _decision(run: _Run, path: str, ordinal: int, question: str, choice: Choice) -> DecisionRow:
+    """The record of a choice, which is durable before the chosen arm calls anything."""
+    return DecisionRow(
+        id=digest(f"{run.id}|{path}|{ordinal}"),
+        router=choice.router,
+        version=choice.version,
+        run=run.id,
+        query=digest(question),
+        arm=choice.arm,
+        propensity=choice.propensity,
+        explored=choice.explored,
+        reasons=choice.reasons,
+        created=time.time(),
+    )
 
 
 def _spent() -> Usage:

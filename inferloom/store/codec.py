@@ -23,7 +23,9 @@ from inferloom.store.rows import (
     CallRow,
     CandidateRow,
     CompletionRow,
+    DecisionRow,
     EvaluationRow,
+    FeedbackRow,
     PipelineRow,
     RequestRow,
     Row,
@@ -350,6 +352,55 @@ def read_study(data: Mapping[str, object]) -> StudyRow:
     )
 
 
+def _decision(row: DecisionRow) -> Parameters:
+    return (
+        row.id,
+        row.router,
+        row.version,
+        row.run,
+        row.query,
+        row.arm,
+        row.propensity,
+        int(row.explored),
+        json.dumps(dict(row.reasons), separators=(",", ":")),
+        row.created,
+    )
+
+
+def read_decision(data: Mapping[str, object]) -> DecisionRow:
+    """What a router chose."""
+    return DecisionRow(
+        id=cast(str, data["id"]),
+        router=cast(str, data["router"]),
+        version=cast(str, data["version"]),
+        run=cast(str, data["run"]),
+        query=cast(str, data["query"]),
+        arm=cast(str, data["arm"]),
+        propensity=cast(float, data["propensity"]),
+        explored=bool(data["explored"]),
+        reasons=json.loads(cast(str, data["reasons"])),
+        created=cast(float, data["created"]),
+    )
+
+
+def _feedback(row: FeedbackRow) -> Parameters:
+    return (row.id, row.run, row.decision, row.score, row.grader, row.comment, row.owner, row.created)
+
+
+def read_feedback(data: Mapping[str, object]) -> FeedbackRow:
+    """A score that came afterwards."""
+    return FeedbackRow(
+        id=cast(str, data["id"]),
+        run=cast(str, data["run"]),
+        decision=cast("str | None", data["decision"]),
+        score=cast(float, data["score"]),
+        grader=cast(str, data["grader"]),
+        comment=cast("str | None", data["comment"]),
+        owner=cast("str | None", data["owner"]),
+        created=cast(float, data["created"]),
+    )
+
+
 def _codec(
     entity: type[tables.Base], on_conflict: OnConflict, encode: Callable[[R], Parameters], omit: tuple[str, ...] = ()
 ) -> Codec[R]:
@@ -383,6 +434,8 @@ CODECS: Mapping[type[Row], Codec[Row]] = cast(
         CandidateRow: _codec(tables.CandidateTable, "replace", _candidate),
         StudyRow: _codec(tables.SearchTable, "replace", _study),
         EvaluationRow: _codec(tables.EvaluationTable, "replace", _evaluation),
+        FeedbackRow: _codec(tables.FeedbackTable, "replace", _feedback),
+        DecisionRow: _codec(tables.DecisionTable, "keep", _decision),
         TouchRow: _codec(tables.TouchTable, "fail", _touch, omit=("id",)),
     },
 )

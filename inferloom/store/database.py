@@ -13,6 +13,7 @@ from sqlalchemy import URL, Engine
 from inferloom.core.types import Completion
 from inferloom.store.access import Access
 from inferloom.store.bank import Bank
+from inferloom.store.decisions import Decisions
 from inferloom.store.engine import is_memory, open_engine, parse_url, place
 from inferloom.store.forget import forget
 from inferloom.store.ledger import Ledger
@@ -22,7 +23,9 @@ from inferloom.store.rows import (
     BankSize,
     CallRow,
     CandidateRow,
+    DecisionRow,
     EvaluationRow,
+    FeedbackRow,
     ForgetReport,
     RequestRow,
     Row,
@@ -52,6 +55,7 @@ class Store:
         self._bank = Bank(access, self._writer)
         self._ledger = Ledger(access)
         self._studies = Studies(access, self._writer)
+        self._decisions = Decisions(access)
         self.memories = Memories(access, self._writer)
         # Runs on `close`, or when the store is dropped, or when Python ends: whatever was handed over is written.
         self._finish = weakref.finalize(self, _finish, self._writer, self._bank, engine)
@@ -232,6 +236,20 @@ class Store:
             UnknownNameError: There is none.
         """
         return self._ledger.pipeline(hash)
+
+    # Routers' decisions
+
+    def decisions(
+        self, router: str | None = None, *, run: str | None = None, since: float = 0.0, limit: int | None = None
+    ) -> list[DecisionRow]:
+        """What routers chose, newest first."""
+        return self._decisions.decisions(router, run, since, limit)
+
+    def feedback(
+        self, *, run: str | None = None, decisions: Sequence[str] | None = None, since: float = 0.0
+    ) -> list[FeedbackRow]:
+        """Scores that came afterwards, in the order in which they came."""
+        return self._decisions.feedback(run, decisions, since)
 
     # Studies
 

@@ -5,12 +5,13 @@ Times are Unix seconds. Hashes are lower-case hex digits.
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Literal, NamedTuple, TypeAlias
 
 from inferloom.core.digest import digest
 from inferloom.core.errors import Outcome
-from inferloom.core.types import Candidate, Completion, Usage
+from inferloom.core.types import Candidate, Completion, Json, Usage
 
 RunStatus = Literal["running", "done", "failed"]
 
@@ -185,6 +186,38 @@ class TouchRow:
     created: float
 
 
+@dataclass(frozen=True, slots=True, kw_only=True)
+class FeedbackRow:
+    """A score of a run, or of one decision in it, that came afterwards; a later row of the same id replaces it."""
+
+    id: str
+    run: str
+    decision: str | None = None
+    score: float
+    grader: str
+    comment: str | None = None
+    owner: str | None = None
+    created: float
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class DecisionRow:
+    """What a router chose for a question; written before anything is called."""
+
+    id: str
+    router: str
+    version: str
+    run: str
+    query: str
+    """32 hex digits that stand for the question's text."""
+    arm: str
+    propensity: float
+    """The chance that the arm had when it was chosen."""
+    explored: bool
+    reasons: Mapping[str, Json]
+    created: float
+
+
 Row: TypeAlias = (
     CompletionRow
     | RequestRow
@@ -196,6 +229,8 @@ Row: TypeAlias = (
     | EvaluationRow
     | StudyRow
     | TouchRow
+    | DecisionRow
+    | FeedbackRow
 )
 
 

@@ -281,6 +281,43 @@ class VectorTable(Base):
     """Little-endian 32-bit floats of a unit vector."""
 
 
+class FeedbackTable(Base):
+    """Scores of runs and decisions that came afterwards."""
+
+    __tablename__ = "feedback"
+    __table_args__ = (Index("ix_feedback_run", "run"), Index("ix_feedback_decision", "decision"))
+
+    id: Mapped[str] = mapped_column(primary_key=True)
+    run: Mapped[str]
+    decision: Mapped[str | None]
+    score: Mapped[float]
+    grader: Mapped[str]
+    comment: Mapped[str | None]
+    owner: Mapped[str | None]
+    created: Mapped[float]
+
+
+class DecisionTable(Base):
+    """What routers chose."""
+
+    __tablename__ = "decisions"
+    __table_args__ = (Index("ix_decisions_run", "run"), Index("ix_decisions_router", "router", "created"))
+
+    id: Mapped[str] = mapped_column(primary_key=True)
+    router: Mapped[str]
+    version: Mapped[str]
+    run: Mapped[str]
+    query: Mapped[str]
+    """32 hex digits that stand for the question's text."""
+    arm: Mapped[str]
+    propensity: Mapped[float]
+    explored: Mapped[int]
+    """0 or 1."""
+    reasons: Mapped[str]
+    """JSON."""
+    created: Mapped[float]
+
+
 def table(entity: type[Base]) -> Table:
     """The table behind a mapped class."""
     found = entity.__table__
