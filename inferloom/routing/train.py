@@ -1,0 +1,219 @@
+"""Training a router: three parts on bootstrap samples, blended, calibrated.
+
+Every part sees only cells that were run. The calibration questions choose the neighbours' number, the linear model's
+penalty and the blend, and calibrate the result; the test questions are not looked at.
+"""
+
+from __future__ import annotations
+
+import itertools
+import time
+from collections.abc import Callable
+from dataclasses import dataclass
+
+import numpy as np
+from numpy.typing import NDArray
+
+from inferloom.routing.features import Featurizer, Matrix
+from inferloom.routing.fitting import log_loss, logistic, platt
+from inferloom.routing.model import Neighbours, linear_logits, logit, remember, sigmoid
+from inferloom.routing.outcomes import Outcomes, Split
+from inferloom.routing.policy import Policy, with_budget
+from inferloom.routing.router import Manifest, Router
+
+Arrays = dict[str, NDArray[np.float32]]
+NEIGHBOURS = (5, 10, 20, 40, 80, 160)
+RIDGES = (3.0, 30.0, 300.0)
+PULLS = (2.0, 10.0)
+MOST_REMEMBERED = 3500
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class TrainOptions:
+    """How a router is trained."""
+
+    embedder: str | None = None
+    """As `INFERLOOM_EMBEDDER`, `minilm` or `none`; None: what that variable says."""
+    use_tags: bool = True
+    """Whether the task's tag is a feature, where the data have tags."""
+    members: int = 5
+    """Bootstrap samples."""
+    network: bool = True
+    """Whether the network is trained; it needs torch."""
+    average: bool = False
+    """Average the members' weights into one, for an artifact and a decision of a fifth."""
+    epochs: int = 40
+    seed: int = 0
+
+
+def train_router(
+    outcomes: Outcomes,
+    split: Split | None = None,
+    *,
+    name: str = "router",
+    options: TrainOptions | None = None,
+    vectors: Matrix | None = None,
+    say: Callable[[str], None] = lambda text: None,
+) -> Router:
+    """Learn a router from outcomes.
+
+    Args:
+        outcomes: The data.
+        split: Which questions train and which calibrate; None: 80 to 20 of all.
+        name: The router's name.
+        options: How.
+        vectors: Embeddings of all questions by the options' embedder, where known already.
+        say: Told what is being done.
+
+    Raises:
+        DataError: There is too little to learn from.
+        SetupError: A package is missing.
+    """
+    how = options or TrainOptions()
+    parts = split or outcomes.split(how.seed, (0.8, 0.2, 0.0))
+    train, held = outcomes.take(parts.train), outcomes.take(parts.calibration)
+    train.check_trainable()
+    own = None if vectors is None else vectors[parts.train]
+    tags = train.tags if how.use_tags else None
+    say("features")
+    featurizer = Featurizer.fit(train.texts, tags, embedder=how.embedder, vectors=own)
+    x = featurizer.transform(train.texts, tags, vectors=own)
+    held_x = featurizer.transform(
+        held.texts, held.tags if how.use_tags else None, vectors=None if vectors is None else vectors[parts.calibration]
+    )
+    times = bootstrap(train.groups, how.members, how.seed)
+    arrays: Arrays = {f"features.{key}": value for key, value in featurizer.arrays.items()}
+    arrays["mean.quality"] = np.nan_to_num(np.nanmean(train.quality, axis=0)).astype(np.float32)
+    arrays["cost.mean"] = np.nan_to_num(np.nanmean(train.cost, axis=0)).astype(np.float32)
+    say("neighbours")
+    k, columns = fit_neighbours(arrays, x, train, held_x, held, times, featurizer.embedded, how.seed)
+    say("linear model")
+    fit_linear(arrays, x, train, held_x, held, times)
+    near = Neighbours(arrays, k, columns)
+    distances = near.distances(held_x)
+    far = 1.5 * float(np.quantile(np.sqrt(distances.min(axis=1)), 0.99))
+    arrays["near.limit"] = np.array([max(far, 1e-3)], np.float32)
+    chances: list[Matrix | None] = [None, near.chances(distances), sigmoid(linear_logits(arrays, held_x))]
+    blend = fit_blend(chances, held)
+    mixed = np.sum([w * part for w, part in zip(blend, chances, strict=True) if part is not None], axis=0)
+    a, b = platt(logit(mixed.mean(axis=0)).astype(float), held.quality, held.count)
+    arrays |= {"platt.a": a, "platt.b": b}
+    members = sigmoid(a * logit(mixed) + b)
+    arrays["spread"] = members.std(axis=0).mean(axis=0).astype(np.float32)
+    manifest = Manifest(
+        name=name,
+        arms=outcomes.arms,
+        unit=outcomes.unit,
+        embedder=featurizer.embedder,
+        tags=featurizer.tags,
+        blend=blend,
+        k=k,
+        columns=columns,
+        snapshot=outcomes.snapshot,
+        trained_on=len(train),
+        created=time.time(),
+        metrics={"calibration_log_loss": log_loss(members.mean(axis=0), held.quality, held.count)},
+        policy=Policy().to_json(),
+        note=outcomes.source,
+    )
+    made = Router(manifest, arrays)
+    return with_policy(made, default_policy(made, held_x))
+
+
+def default_policy(router: Router, calibration: Matrix) -> Policy:
+    """At most what the best single arm costs on the mean, found on calibration features."""
+    best = int(np.asarray(router.arrays["mean.quality"]).argmax())
+    budget = float(router.arrays["cost.mean"][best])
+    return with_budget(router, router.predict_features(calibration), Policy(), budget)
+
+
+def with_policy(router: Router, policy: Policy) -> Router:
+    """The router with another policy of its own."""
+    from dataclasses import replace
+
+    return Router(replace(router.manifest, policy=policy.to_json()), router.arrays)
+
+
+def bootstrap(groups: tuple[str, ...], members: int, seed: int) -> NDArray[np.int64]:
+    """How often each question is in each sample, (members, questions); groups are drawn whole."""
+    names, place = np.unique(np.array(groups), return_inverse=True)
+    rng = np.random.default_rng([seed, 17])
+    drawn = rng.multinomial(len(names), np.full(len(names), 1 / len(names)), size=members)
+    return np.asarray(drawn[:, place], dtype=np.int64)
+
+
+def fit_neighbours(
+    arrays: Arrays,
+    x: Matrix,
+    train: Outcomes,
+    held_x: Matrix,
+    held: Outcomes,
+    times: NDArray[np.int64],
+    embedded: int,
+    seed: int,
+) -> tuple[int, int]:
+    """Remember training questions, and choose how many neighbours count and by which features; (k, columns)."""
+    rows = np.arange(len(train))
+    if len(rows) > MOST_REMEMBERED:
+        rows = np.sort(np.random.default_rng([seed, 19]).choice(len(rows), MOST_REMEMBERED, replace=False))
+    best: tuple[float, int, int, float] | None = None
+    for columns, pull in itertools.product(sorted({embedded or x.shape[1], x.shape[1]}), PULLS):
+        made = remember(x[rows], train.quality[rows], np.ones((1, len(rows)), np.int64), pull)
+        near = Neighbours(made, 1, columns)
+        distances = near.distances(held_x)
+        for k in NEIGHBOURS:
+            near.k = k
+            loss = log_loss(near.chances(distances)[0], held.quality, held.count)
+            if best is None or loss < best[0]:
+                best = (loss, k, columns, pull)
+    assert best is not None
+    arrays |= remember(x[rows], train.quality[rows], times[:, rows], best[3])
+    return best[1], best[2]
+
+
+def fit_linear(
+    arrays: Arrays, x: Matrix, train: Outcomes, held_x: Matrix, held: Outcomes, times: NDArray[np.int64]
+) -> None:
+    """A logistic regression for each arm and member; the penalty is chosen on the held questions."""
+    rows = np.concatenate([x, np.ones((len(x), 1), np.float32)], axis=1).astype(np.float64)
+    held_rows = np.concatenate([held_x, np.ones((len(held_x), 1), np.float32)], axis=1).astype(np.float64)
+    seen = train.observed
+    target = np.nan_to_num(train.quality)
+    best: tuple[float, NDArray[np.float64], NDArray[np.float64]] | None = None
+    for ridge in RIDGES:
+        penalty = np.append(np.full(x.shape[1], ridge), 0.1)
+        w = np.stack(
+            [logistic(rows[own], target[own, arm], np.ones(own.sum()), penalty) for arm, own in enumerate(seen.T)],
+            axis=1,
+        )
+        loss = log_loss(sigmoid(held_rows @ w), held.quality, held.count)
+        if best is None or loss < best[0]:
+            best = (loss, w, penalty)
+    assert best is not None
+    _, w, penalty = best
+    # One Newton step from the whole sample's weights is a bootstrap member in all but the last digits.
+    each = [
+        [
+            logistic(rows[own], target[own, arm], drawn[own].astype(float), penalty, start=w[:, arm], steps=1)
+            for arm, own in enumerate(seen.T)
+        ]
+        for drawn in times
+    ]
+    members = np.array(each, dtype=np.float32).transpose(0, 2, 1)
+    arrays |= {"line.w": members[:, :-1], "line.b": members[:, -1]}
+
+
+def fit_blend(chances: list[Matrix | None], held: Outcomes) -> tuple[float, float, float]:
+    """Weights of the parts, in tenths, with the least loss on the held questions."""
+    means = [None if part is None else part.mean(axis=0) for part in chances]
+    best: tuple[float, tuple[float, float, float]] | None = None
+    for a, b in itertools.product(range(11), repeat=2):
+        weights = (a / 10, b / 10, (10 - a - b) / 10)
+        if a + b > 10 or any(w and part is None for w, part in zip(weights, means, strict=True)):
+            continue
+        mixed = np.sum([w * part for w, part in zip(weights, means, strict=True) if part is not None], axis=0)
+        loss = log_loss(mixed, held.quality, held.count)
+        if best is None or loss < best[0]:
+            best = (loss, weights)
+    assert best is not None
+    return best[1]
