@@ -13,49 +13,18 @@ posterior, and the arm is then drawn by those very chances, so that the propensi
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
 from typing import TypeAlias
 
 import numpy as np
 from numpy.typing import NDArray
 
-from inferloom.core.errors import DataError, SpecError
+from inferloom.core.errors import DataError
+from inferloom.routing.explore import Explore
 
 Vector: TypeAlias = NDArray[np.float64]
 _SAMPLES = 256
 _FAR = 2.0
 """Standard deviations of the upper bound that must beat the incumbent for an arm to be tried."""
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Explore:
-    """How much may be tried out. The limits hold on every question, in expectation, and so in sum.
-
-    Raises:
-        SpecError: A value is out of range.
-    """
-
-    share: float = 0.05
-    """The most of the traffic that does not go to the arm that is expected to be best."""
-    extra: float = 0.05
-    """The most that trying out may cost on top, as a share of what would be spent without it."""
-    random: float = 0.01
-    """The part of `share` that goes to any arm alike: the unbiased yardstick."""
-    floor: float = 0.001
-    """Arms whose chance would be lower are not tried, so that no weight is above 1 / floor."""
-    bypass: tuple[str, ...] = ()
-    """Tags of questions on which nothing is tried."""
-
-    def __post_init__(self) -> None:
-        for name, most in (("share", 1.0), ("extra", 10.0), ("random", 1.0), ("floor", 0.1)):
-            value = getattr(self, name)
-            if isinstance(value, bool) or not isinstance(value, int | float) or not 0 <= value <= most:
-                raise SpecError(f"`{name}` is {value}; it must be a number from 0 to {most:g}", where="explore")
-        if self.random > self.share:
-            raise SpecError(
-                f"`random` is {self.random:g}; it is a part of `share` and must not be above it, {self.share:g}",
-                where="explore",
-            )
 
 
 class Posterior:
@@ -182,7 +151,6 @@ def chances(
     deviation: Vector,
     cost: Vector,
     *,
-    price: float,
     allowed: NDArray[np.bool_],
     incumbent: int,
     explore: Explore,
@@ -194,7 +162,6 @@ def chances(
         value: (arms): the expected reward less the price of the expected cost.
         deviation: (arms): how well the reward is known.
         cost: (arms): the expected cost.
-        price: Of a unit of cost, in reward; 0 where cost does not matter.
         allowed: (arms): which may be taken at all.
         incumbent: The arm that is taken where nothing is tried out.
         explore: The limits.

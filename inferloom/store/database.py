@@ -13,7 +13,7 @@ from sqlalchemy import URL, Engine
 from inferloom.core.types import Completion
 from inferloom.store.access import Access
 from inferloom.store.bank import Bank
-from inferloom.store.decisions import Decisions
+from inferloom.store.decisions import Decided, Decisions
 from inferloom.store.engine import is_memory, open_engine, parse_url, place
 from inferloom.store.forget import forget
 from inferloom.store.ledger import Ledger
@@ -250,6 +250,10 @@ class Store:
     ) -> list[FeedbackRow]:
         """Scores that came afterwards, in the order in which they came."""
         return self._decisions.feedback(run, decisions, since)
+
+    def decided(self, router: str) -> list[Decided]:
+        """A router's decisions with what became of them, oldest first."""
+        return self._decisions.decided(router)
 
     # Studies
 
