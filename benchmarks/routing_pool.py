@@ -98,19 +98,6 @@ def arms_of(space: Space) -> list[int]:
     return sorted({*hull, *single}, key=lambda point: float(dev.tokens[point].mean()))
 
 
-def label_of(spec: PipelineSpec) -> str:
-    """An arm in words: who writes, how often, how one is chosen."""
-    texts = []
-    for step in spec.steps:
-        params = step.node.params.model_dump()
-        model = params.get("model")
-        who = " + ".join([model] if isinstance(model, str) else model) if model else ""
-        texts.append(
-            " ".join(part for part in (step.node.name, who, f"x{params['n']}" if "n" in params else "") if part)
-        )
-    return " > ".join(texts)
-
-
 async def replicate(
     specs: Sequence[PipelineSpec], item: Item, backends: Mapping[str, Backend], grader: Grader
 ) -> tuple[list[list[float]], list[list[int]]]:

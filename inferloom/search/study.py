@@ -30,8 +30,9 @@ from inferloom.evaluation.evaluate import Evaluation, ItemResult
 from inferloom.evaluation.splits import SplitName, Splits, split_items
 from inferloom.models.client import Gateway
 from inferloom.pipelines.spec import PipelineSpec
+from inferloom.pipelines.words import shape
 from inferloom.search.ablation import without_steps
-from inferloom.search.baselines import Baseline, Baselines, matched_n, shape
+from inferloom.search.baselines import Baseline, Baselines, matched_n
 from inferloom.search.conclude import break_even, compare, cost, pareto, thinned, verdict, worth
 from inferloom.search.job import SearchJob
 from inferloom.search.progress import Event, EventKind, Progress, Silent, State

@@ -6,7 +6,7 @@ from dataclasses import dataclass
 
 from inferloom.evaluation.evaluate import Evaluation
 from inferloom.pipelines.spec import PipelineSpec
-from inferloom.search.baselines import shape
+from inferloom.pipelines.words import shape
 from inferloom.search.conclude import cost
 from inferloom.search.job import Measure
 from inferloom.search.racing import Standing

@@ -18,6 +18,7 @@ from inferloom.store.engine import is_memory, open_engine, parse_url, place
 from inferloom.store.forget import forget
 from inferloom.store.ledger import Ledger
 from inferloom.store.memories import Memories
+from inferloom.store.routers import Routers
 from inferloom.store.rows import (
     Address,
     BankSize,
@@ -35,6 +36,7 @@ from inferloom.store.rows import (
     StudyRow,
     UsageReport,
 )
+from inferloom.store.scored import Scored
 from inferloom.store.studies import Studies
 from inferloom.store.writer import Writer
 
@@ -57,6 +59,8 @@ class Store:
         self._studies = Studies(access, self._writer)
         self._decisions = Decisions(access)
         self.memories = Memories(access, self._writer)
+        self.routers = Routers(access, self._writer)
+        self.scored = Scored(access)
         # Runs on `close`, or when the store is dropped, or when Python ends: whatever was handed over is written.
         self._finish = weakref.finalize(self, _finish, self._writer, self._bank, engine)
 

@@ -318,6 +318,23 @@ class DecisionTable(Base):
     created: Mapped[float]
 
 
+class RouterTable(Base):
+    """Versions of routers; one of each name is the champion."""
+
+    __tablename__ = "routers"
+
+    name: Mapped[str] = mapped_column(primary_key=True)
+    version: Mapped[int] = mapped_column(primary_key=True, autoincrement=False)
+    status: Mapped[str]
+    manifest: Mapped[str]
+    """JSON."""
+    weights: Mapped[bytes]
+    """safetensors."""
+    promoted: Mapped[float | None]
+    """When it last became the champion; None: never."""
+    created: Mapped[float]
+
+
 def table(entity: type[Base]) -> Table:
     """The table behind a mapped class."""
     found = entity.__table__
