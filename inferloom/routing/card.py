@@ -9,7 +9,7 @@ from __future__ import annotations
 import json
 import re
 from collections import Counter
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import fields, replace
 from functools import cached_property, lru_cache
 from pathlib import Path
@@ -31,11 +31,17 @@ KEYS = (*_NUMBERS, "default", "allowed", "unfamiliar", "cost_factor", "explore")
 
 
 class RouterCard:
-    """A router in a folder."""
+    """A router by its manifest.
 
-    def __init__(self, folder: Path, manifest: Mapping[str, Json], version: str) -> None:
-        self.folder = folder
+    Args:
+        manifest: As the router wrote it.
+        version: Stands for it.
+        load: Reads the router itself.
+    """
+
+    def __init__(self, manifest: Mapping[str, Json], version: str, load: Callable[[], Online]) -> None:
         self.version = version
+        self._load = load
         self.name = str(manifest["name"])
         arms = cast("list[dict[str, Json]]", manifest["arms"])
         self.ids = arm_names([(str(arm["id"]), str(arm["label"])) for arm in arms])
@@ -49,9 +55,7 @@ class RouterCard:
     @cached_property
     def online(self) -> Online:
         """The router itself, with what it learned since."""
-        from inferloom.routing.online import Online
-
-        return Online.load(self.folder)
+        return self._load()
 
     def check_policy(self, policy: Mapping[str, Json]) -> None:
         """See that a policy is one.
@@ -177,14 +181,33 @@ def read_card(folder: Path) -> RouterCard:
         raise DataError(
             f"there is no router in `{folder}`: `manifest.json` cannot be read ({error.strerror})"
         ) from None
-    return _read(path.resolve(), stat.st_mtime_ns, stat.st_size)
+    learned = folder / "online.safetensors"
+    since = learned.stat().st_mtime_ns if learned.exists() else 0
+    return _read(path.resolve(), (stat.st_mtime_ns, stat.st_size, since))
 
 
 @lru_cache(maxsize=64)
-def _read(path: Path, changed: int, size: int) -> RouterCard:
-    text = path.read_text(encoding="utf-8", errors="replace")
+def _read(path: Path, state: tuple[int, int, int]) -> RouterCard:
+    def load() -> Online:
+        from inferloom.routing.online import Online
+
+        return Online.load(path.parent)
+
+    return read_manifest(path.read_text(encoding="utf-8", errors="replace"), load, str(path.parent))
+
+
+def read_manifest(text: str, load: Callable[[], Online], where: str) -> RouterCard:
+    """The card of a manifest.
+
+    Args:
+        text: The manifest.
+        load: Reads the router itself.
+        where: Where it comes from.
+
+    Raises:
+        DataError: It is no manifest.
+    """
     try:
-        manifest = json.loads(text)
-        return RouterCard(path.parent, manifest, digest(text, 8))
+        return RouterCard(json.loads(text), digest(text, 8), load)
     except (ValueError, KeyError, TypeError) as error:
-        raise DataError(f"the router in `{path.parent}` is corrupt: its manifest cannot be read ({error})") from None
+        raise DataError(f"the router in `{where}` is corrupt: its manifest cannot be read ({error})") from None

@@ -2,13 +2,11 @@
 
 The challenger runs in shadow: it decides on the questions that the champion was asked, and calls nothing. What its
 decisions would have earned is estimated from the champion's records (`offpolicy`), so these need some traffic on other
-arms, which `explore` gives. A promotion moves folders, keeps the one that served, and writes a line of history.
+arms, which `explore` gives. Versions stay in the database; the champion is written to the folder that pipelines read.
 """
 
 from __future__ import annotations
 
-import json
-import time
 from collections.abc import Sequence
 from contextlib import suppress
 from dataclasses import dataclass
@@ -20,14 +18,15 @@ import numpy as np
 from inferloom.core.errors import DataError, SetupError
 from inferloom.core.types import Json
 from inferloom.routing import drift
-from inferloom.routing.card import RouterCard, read_card
+from inferloom.routing.card import RouterCard, read_manifest
 from inferloom.routing.model import STEPS
 from inferloom.routing.offpolicy import Logged, Matrix, Verdict, compare
-from inferloom.routing.online import unit_cost
+from inferloom.routing.online import FILE, Online, unit_cost
 from inferloom.routing.policy import decide
+from inferloom.routing.router import Router
+from inferloom.store import Store
 from inferloom.store.decisions import Decided
-
-HISTORY = "history.jsonl"
+from inferloom.store.routers import RouterRow
 
 
 @dataclass(frozen=True, slots=True)
@@ -111,84 +110,65 @@ def _taken(card: RouterCard, questions: Sequence[str], places: dict[str, int]) -
     return taken
 
 
-def promote(champion: Path, challenger: Path, verdict: Verdict | None) -> Path:
-    """Put the challenger in the champion's place; the champion stays beside it. Where it stays.
+def promote(store: Store, name: str, version: int, shadow: Shadow | None, folder: Path | None) -> RouterRow:
+    """Make a version the champion, in the database and in the folder that pipelines read.
 
     Args:
-        champion: The folder that pipelines name.
-        challenger: The folder of the other; it is copied.
-        verdict: What the records say; None: promoted without (`--force`).
+        store: Where the versions are.
+        name: The router's.
+        version: The challenger's.
+        shadow: What the records say; None: promoted without (`--force`).
+        folder: Where pipelines read the router; None: nowhere.
 
     Raises:
-        SetupError: The verdict is not above zero, or the folders cannot be moved.
+        SetupError: The difference is not surely above zero, or the folder cannot be written.
     """
-    import shutil
-
-    if verdict is not None and not verdict.promote:
-        raise SetupError(f"not promoted ({verdict.standing}): {verdict.why}", where=str(challenger))
-    old, new = read_card(champion), read_card(challenger)
-    kept = champion.with_name(f"{champion.name}.{old.version}")
-    beside = champion.with_name(f".{champion.name}.part")
-    try:
-        shutil.rmtree(beside, ignore_errors=True)
-        shutil.copytree(challenger, beside, ignore=shutil.ignore_patterns(HISTORY))
-        with suppress(FileNotFoundError):
-            shutil.copy(champion / HISTORY, beside / HISTORY)
-        _note(beside, {"from": old.version, "to": new.version, "kept": kept.name, "verdict": _told(verdict)})
-        shutil.rmtree(kept, ignore_errors=True)
-        champion.rename(kept)
-        beside.rename(champion)
-    except OSError as error:
-        raise SetupError(f"cannot be moved: {error.strerror or error}", where=str(champion)) from None
-    return kept
+    if shadow is not None and not shadow.verdict.promote:
+        raise SetupError(
+            f"not promoted ({shadow.verdict.standing}): {shadow.verdict.why}", where=f"router {name}, version {version}"
+        )
+    row = store.routers.get(name, version)
+    _install(store, row, folder)
+    return store.routers.set_status(name, version, "champion")
 
 
-def roll_back(champion: Path) -> str:
-    """Put the router back that served before the last promotion; its version.
+def roll_back(store: Store, name: str, folder: Path | None) -> RouterRow:
+    """Make the version the champion that was it before, in the database and in the folder that pipelines read.
 
     Raises:
-        SetupError: There was no promotion, the old router is gone, or the folders cannot be moved.
+        SetupError: No other version was ever champion, or the folder cannot be written.
     """
-    import shutil
-
-    read_card(champion)
-    past = [line for line in history(champion) if "kept" in line]
-    undone = {line["of"] for line in history(champion) if "of" in line}
-    past = [line for line in past if line["when"] not in undone]
-    if not past:
-        raise SetupError("there was no promotion to take back", where=str(champion))
-    last = past[-1]
-    kept = champion.with_name(str(last["kept"]))
-    if not kept.is_dir():
-        raise SetupError(f"the router that served before is gone: `{kept.name}` is no folder", where=str(champion))
-    away = champion.with_name(f"{champion.name}.{last['to']}")
-    try:
-        shutil.copy(champion / HISTORY, kept / HISTORY)
-        _note(kept, {"from": last["to"], "to": last["from"], "of": last["when"]})
-        shutil.rmtree(away, ignore_errors=True)
-        champion.rename(away)
-        kept.rename(champion)
-    except OSError as error:
-        raise SetupError(f"cannot be moved: {error.strerror or error}", where=str(champion)) from None
-    return read_card(champion).version
+    now = store.routers.get(name)
+    before = [row for row in store.routers.all(name) if row.promoted is not None and row.version != now.version]
+    if not before:
+        raise SetupError("no other version was champion before, so there is none to go back to", where=f"router {name}")
+    last = max(before, key=lambda row: row.promoted or 0.0)
+    _install(store, last, folder)
+    return store.routers.set_status(name, last.version, "champion")
 
 
-def history(champion: Path) -> list[dict[str, Json]]:
-    """Promotions and roll-backs, oldest first."""
-    try:
-        lines = (champion / HISTORY).read_text(encoding="utf-8").splitlines()
-    except OSError:
-        return []
-    return [json.loads(line) for line in lines if line.strip()]
+def _install(store: Store, row: RouterRow, folder: Path | None) -> None:
+    if folder is None:
+        return
+    router_of(store, row).save(folder)
+    # What was learned of the former router says nothing about this one.
+    with suppress(FileNotFoundError):
+        (folder / FILE).unlink()
 
 
-def _note(folder: Path, line: dict[str, Json]) -> None:
-    with (folder / HISTORY).open("a", encoding="utf-8") as file:
-        file.write(json.dumps({"when": time.time(), **line}) + "\n")
+def router_of(store: Store, row: RouterRow) -> Router:
+    """A version's router.
+
+    Raises:
+        DataError: It is damaged.
+    """
+    return Router.from_blob(row.manifest, store.routers.weights(row), where=f"router {row.name}, version {row.version}")
 
 
-def _told(verdict: Verdict | None) -> Json:
-    return None if verdict is None else verdict.to_json()
+def card_of(store: Store, row: RouterRow) -> RouterCard:
+    """A version as pipelines would see it, without anything learned while serving."""
+    where = f"router {row.name}, version {row.version}"
+    return read_manifest(row.manifest, lambda: Online(router_of(store, row)), where)
 
 
 def monitor(card: RouterCard, records: Sequence[Decided]) -> list[drift.Reading]:
