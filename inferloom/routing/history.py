@@ -117,10 +117,10 @@ def _spec(text: str) -> PipelineSpec | None:
 
 
 def _info(arm: str, spec: PipelineSpec) -> ArmInfo:
-    return ArmInfo(id=arm, label=shape(spec), yaml=spec.to_yaml(), features=arm_features(spec))
+    return ArmInfo(id=arm, label=shape(spec), yaml=spec.to_yaml(), features=pipeline_features(spec))
 
 
-def arm_features(spec: PipelineSpec) -> dict[str, float | str]:
+def pipeline_features(spec: PipelineSpec) -> dict[str, float | str]:
     """What is known of a pipeline before it runs."""
     most = plan(spec)
     return {

@@ -208,7 +208,7 @@ def default_arm(
 
 def decide(router: Router, prediction: Prediction, policy: Policy) -> list[Decision]:
     """The choice for each question, with the reasons."""
-    made = choose(prediction, policy, router.arms, router.arrays["mean.quality"], router.arrays["cost.mean"])
+    made = choose(prediction, policy, router.arms, router.arrays["mean.quality"], router.arrays["mean.cost"])
     return [_told(router, prediction, policy, made, row) for row in range(len(prediction))]
 
 
@@ -301,7 +301,7 @@ def with_budget(router: Router, prediction: Prediction, policy: Policy, budget: 
             replace(policy, lam=lam),
             router.arms,
             router.arrays["mean.quality"],
-            router.arrays["cost.mean"],
+            router.arrays["mean.cost"],
         )
         return float((prediction.cost * factor)[rows, made.arm].mean())
 
@@ -334,7 +334,7 @@ def with_floor(router: Router, prediction: Prediction, outcomes: Outcomes, polic
     best = 0.0
     for threshold in np.arange(0.02, 1.0, 0.02):
         tried = replace(policy, floor=float(threshold))
-        made = choose(prediction, tried, router.arms, router.arrays["mean.quality"], router.arrays["cost.mean"])
+        made = choose(prediction, tried, router.arms, router.arrays["mean.quality"], router.arrays["mean.cost"])
         scores = outcomes.quality[rows, made.arm]
         seen = scores[~np.isnan(scores)]
         low = mean_interval(seen.tolist()).low if len(seen) else 0.0

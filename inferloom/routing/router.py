@@ -177,7 +177,7 @@ class Router:
         return Prediction(
             quality=members.mean(axis=0),
             spread=np.asarray(spread, dtype=np.float32),
-            cost=np.asarray(arrays["cost.mean"] * np.exp(np.clip(relative, -4, 4)), dtype=np.float32),
+            cost=np.asarray(arrays["cost.scale"] * np.exp(np.clip(relative, -4, 4)), dtype=np.float32),
             unfamiliar=nearest > 1,
             distance=nearest.astype(np.float32),
             members=members,

@@ -14,9 +14,20 @@ from dataclasses import dataclass
 import numpy as np
 from numpy.typing import NDArray
 
+from inferloom.routing.arms import CLUSTERS, arm_features, base_log_odds
 from inferloom.routing.features import Featurizer, Matrix
-from inferloom.routing.fitting import log_loss, logistic, platt
-from inferloom.routing.model import Neighbours, linear_logits, logit, remember, sigmoid
+from inferloom.routing.fitting import clusters, log_loss, logistic, platt
+from inferloom.routing.model import (
+    Neighbours,
+    hidden,
+    linear_logits,
+    logit,
+    network_log_cost,
+    network_logits,
+    remember,
+    sigmoid,
+)
+from inferloom.routing.network import Cells, train_network
 from inferloom.routing.outcomes import Outcomes, Split
 from inferloom.routing.policy import Policy, with_budget
 from inferloom.routing.router import Manifest, Router
@@ -84,16 +95,21 @@ def train_router(
     times = bootstrap(train.groups, how.members, how.seed)
     arrays: Arrays = {f"features.{key}": value for key, value in featurizer.arrays.items()}
     arrays["mean.quality"] = np.nan_to_num(np.nanmean(train.quality, axis=0)).astype(np.float32)
-    arrays["cost.mean"] = np.nan_to_num(np.nanmean(train.cost, axis=0)).astype(np.float32)
+    mean_cost = np.nan_to_num(np.nanmean(train.cost, axis=0)).astype(np.float32)
+    arrays["mean.cost"] = arrays["cost.scale"] = mean_cost
     say("neighbours")
     k, columns = fit_neighbours(arrays, x, train, held_x, held, times, featurizer.embedded, how.seed)
     say("linear model")
     fit_linear(arrays, x, train, held_x, held, times)
     near = Neighbours(arrays, k, columns)
     distances = near.distances(held_x)
+    if how.network:
+        say("network")
+        fit_network(arrays, x, train, held_x, held, times, how)
     far = 1.5 * float(np.quantile(np.sqrt(distances.min(axis=1)), 0.99))
     arrays["near.limit"] = np.array([max(far, 1e-3)], np.float32)
-    chances: list[Matrix | None] = [None, near.chances(distances), sigmoid(linear_logits(arrays, held_x))]
+    network = sigmoid(network_logits(arrays, hidden(arrays, held_x))) if how.network else None
+    chances: list[Matrix | None] = [network, near.chances(distances), sigmoid(linear_logits(arrays, held_x))]
     blend = fit_blend(chances, held)
     mixed = np.sum([w * part for w, part in zip(blend, chances, strict=True) if part is not None], axis=0)
     a, b = platt(logit(mixed.mean(axis=0)).astype(float), held.quality, held.count)
@@ -123,7 +139,7 @@ def train_router(
 def default_policy(router: Router, calibration: Matrix) -> Policy:
     """At most what the best single arm costs on the mean, found on calibration features."""
     best = int(np.asarray(router.arrays["mean.quality"]).argmax())
-    budget = float(router.arrays["cost.mean"][best])
+    budget = float(router.arrays["mean.cost"][best])
     return with_budget(router, router.predict_features(calibration), Policy(), budget)
 
 
@@ -201,6 +217,46 @@ def fit_linear(
     ]
     members = np.array(each, dtype=np.float32).transpose(0, 2, 1)
     arrays |= {"line.w": members[:, :-1], "line.b": members[:, -1]}
+
+
+def fit_network(
+    arrays: Arrays,
+    x: Matrix,
+    train: Outcomes,
+    held_x: Matrix,
+    held: Outcomes,
+    times: NDArray[np.int64],
+    how: TrainOptions,
+) -> None:
+    """The network, with the arm features that it reads."""
+    mean = arrays["mean.cost"].astype(float)
+    scale = float(np.exp(np.mean(np.log(mean[mean > 0])))) if (mean > 0).any() else 0.0
+    arrays["arms.centres"] = clusters(x, CLUSTERS, how.seed)
+    arrays["arms.scale"] = np.array([scale], np.float32)
+    features = arm_features(train.arms, x, train.quality, train.count, mean, arrays["arms.centres"], scale)
+    base = base_log_odds(train.quality, train.count)
+
+    def cells(of: Outcomes, rows: Matrix) -> Cells:
+        with np.errstate(divide="ignore", invalid="ignore"):
+            relative = np.log(of.cost / np.where(mean > 0, mean, np.nan))
+        return Cells(
+            x=rows,
+            quality=of.quality.astype(np.float32),
+            count=of.count.astype(np.float32),
+            cost=np.where(np.isfinite(relative), np.clip(relative, -4, 4), np.nan).astype(np.float32),
+            arms=features,
+            base=base,
+        )
+
+    made = train_network(
+        cells(train, x), times, cells(held, held_x), epochs=how.epochs, average=how.average, seed=how.seed
+    )
+    arrays |= made
+    # The head gives the mean of a logarithm: its exponential is brought to the mean cost, arm by arm.
+    expected = np.exp(np.clip(network_log_cost(arrays, hidden(arrays, x)), -4, 4)) * mean
+    seen = ~np.isnan(train.cost)
+    paid = np.where(seen, train.cost, 0).sum(axis=0)
+    arrays["cost.scale"] = (mean * paid / np.maximum(np.where(seen, expected, 0).sum(axis=0), 1e-12)).astype(np.float32)
 
 
 def fit_blend(chances: list[Matrix | None], held: Outcomes) -> tuple[float, float, float]:
