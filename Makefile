@@ -6,7 +6,7 @@ STAMP := .venv/.stamp
 VLLM_STAMP := .venv-vllm/.stamp
 DEMO := demo
 
-.PHONY: help venv check format test test-postgres test-vllm demo bench-memory bench-overhead bench-prefix-cache bench-search bench-speculative bench-techniques bench-traffic clean
+.PHONY: help venv check format test test-postgres test-vllm demo bench-memory bench-overhead bench-prefix-cache bench-search bench-speculative bench-techniques bench-effort bench-traffic clean
 
 help: ## Show this list
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / {printf "  make %-18s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
@@ -57,6 +57,10 @@ bench-speculative: $(STAMP) ## Speculative reasoning with the pocket pair beside
 
 bench-prefix-cache: ## How much of spec_reason's prompts vLLM's prefix cache holds; ARGS="--card" writes docs/vllm.md
 	@$(NEED_VLLM) && PYTHONPATH=. .venv-vllm/bin/python benchmarks/prefix_cache.py $(ARGS)
+
+bench-effort: $(STAMP) ## Learned cascades beside fixed numbers of samples, on draws that are made first (20 minutes); ARGS="--card" writes docs/effort.md
+	$(BIN)/python benchmarks/draws.py
+	$(BIN)/python benchmarks/effort.py $(ARGS)
 
 bench-traffic: $(STAMP) ## A router that learns while it serves, on simulated traffic; ARGS="--card" writes docs/traffic.md
 	$(BIN)/python benchmarks/search_pool.py

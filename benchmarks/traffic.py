@@ -360,7 +360,7 @@ def picture(results: Results) -> str:
         f'<svg xmlns="http://www.w3.org/2000/svg" viewBox="0 0 {left + width + 40} {top + height + 130}"'
         ' font-family="sans-serif" font-size="12" fill="currentColor">',
         "<title>Utility lost so far, against the best arm of the moment</title>",
-        f'<text x="{left}" y="18" font-weight="600">right answers lost so far, less what was saved</text>',
+        f'<text x="{left}" y="18" font-weight="600">utility lost so far, in right answers, by questions served</text>',
     ]
     for value in np.arange(0, most, 10 ** np.floor(np.log10(most)) / 2):
         parts.append(f'<path d="M{left} {y(value):.1f} h{width}" stroke="currentColor" stroke-opacity="0.15"/>')
