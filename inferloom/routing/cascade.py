@@ -141,7 +141,7 @@ class Cascade:
         """
         if "grade" in self.features:
             raise DataError("a cascade that looks at grades has no pipeline; learn one that looks at the rest")
-        return self._steps(0, sample)
+        return [*self._steps(0, sample), {"best": {"by": "sure"}}]
 
     def _steps(self, stage: int, sample: Mapping[str, Json]) -> list[Json]:
         here = self.stages[stage]
