@@ -24,7 +24,7 @@ import numpy as np
 from numpy.typing import NDArray
 from rich.console import Console
 from rich.progress import Progress
-from search_pool import FOLDER, PART, SPACE, ItemBank, PoolContext, items_of, load_pool, points_of
+from search_pool import FOLDER, PART, ItemBank, PoolContext, items_of, load_pool, points_of
 
 from inferloom.core.answers import votes_of
 from inferloom.core.protocols import Backend
