@@ -14,11 +14,13 @@ judged by the other, which errs to the other side. What it could truly reach lie
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass, field, replace
+from dataclasses import asdict, dataclass, field, replace
+from typing import cast
 
 import numpy as np
 from numpy.typing import NDArray
 
+from inferloom.core.types import Json
 from inferloom.evaluation.stats import Interval
 from inferloom.routing import baselines
 from inferloom.routing.baselines import BEST_SINGLE, Contender
@@ -94,6 +96,10 @@ class Report:
     arms: tuple[tuple[str, float, float], ...]
     """(label, mean cost, mean quality) of the arms, on all questions."""
 
+    def to_json(self) -> dict[str, Json]:
+        """The report as plain JSON; what has no value is null."""
+        return cast("dict[str, Json]", _plain(asdict(self)))
+
 
 @dataclass
 class _Drawn:
@@ -156,6 +162,16 @@ def evaluate(
         for name in names
     )
     return _report(outcomes, measured, contenders, parts, weights)
+
+
+def _plain(value: object) -> Json:
+    if isinstance(value, dict):
+        return {str(key): _plain(one) for key, one in value.items()}
+    if isinstance(value, list | tuple):
+        return [_plain(one) for one in value]
+    if isinstance(value, float):
+        return float(value) if np.isfinite(value) else None
+    return value if isinstance(value, str | int) else None
 
 
 def _intervals(values: Array, n: int) -> dict[str, Interval]:
