@@ -7,8 +7,12 @@ nor do pipelines with a node that looks at the right answer.
 
 from __future__ import annotations
 
+import time
 from collections import Counter, defaultdict
 from collections.abc import Mapping, Sequence
+from dataclasses import replace
+
+import numpy as np
 
 from inferloom.core.digest import digest
 from inferloom.core.errors import DataError, InferloomError, UnknownNameError
@@ -17,9 +21,13 @@ from inferloom.evaluation.evaluate import FAILED, UNGRADED
 from inferloom.pipelines.plan import plan
 from inferloom.pipelines.spec import PipelineSpec
 from inferloom.pipelines.words import shape
-from inferloom.routing.outcomes import COST_UNITS, ArmInfo, Gatherer, Outcomes
-from inferloom.store import Store
+from inferloom.routing.outcomes import COST_UNITS, ArmInfo, Gatherer, Outcomes, names_arm
+from inferloom.store import EvaluationRow, PipelineRow, Row, RunRow, Store
 
+IMPORT = "import "
+"""How the study of an outside matrix is named; its own name follows."""
+IMPORTED = "# imported arm: "
+"""How the text of an arm begins in the database that came from outside and is no pipeline; its name follows."""
 LEAST_SHARE = 0.02
 """Of all questions, that a pipeline must have answered to be an arm."""
 
@@ -72,26 +80,37 @@ def outcomes_of(
     runs = [run for run in store.scored.runs(study) if not (run.stopped or "").startswith((FAILED, UNGRADED))]
     if study is not None and not runs:
         raise UnknownNameError("study with scored runs", study, {run.study for run in store.scored.runs()})
-    specs = {hash: spec for hash, text in store.scored.pipelines().items() if (spec := _spec(text)) is not None}
-    runs = [run for run in runs if run.pipeline in specs]
+    known = {hash: arm for hash, text in store.scored.pipelines().items() if (arm := _arm(text)) is not None}
+    runs = [run for run in runs if run.pipeline in known]
     if not runs:
         raise DataError(
             "there are no scored runs to learn from; `inferloom search` and `inferloom eval` make some",
             where=store.place,
         )
-    unknown = [hash for hash in pipelines or () if hash not in specs]
+    unknown = [hash for hash in pipelines or () if hash not in known]
     if unknown:
-        raise UnknownNameError("evaluated pipeline", unknown[0], specs)
+        raise UnknownNameError("evaluated pipeline", unknown[0], known)
     arms = _arms_of_runs([(run.run, run.pipeline) for run in runs], store.scored.fingerprints())
     answered = Counter(arms[run.run] for run in runs)
     enough = least if least is not None else max(20, round(LEAST_SHARE * len({run.question for run in runs})))
     gatherer = Gatherer(unit=unit, source=store.place)
     for run in runs:
-        arm = arms[run.run]
-        if run.pipeline in (pipelines or ()) or (pipelines is None and answered[arm] >= enough):
-            gatherer.add_arm(_info(arm, specs[run.pipeline]))
-            gatherer.add(arm, run.question, run.score, cost_of(run.nominal, unit))
-    return gatherer.outcomes()
+        own = arms[run.run]
+        if run.pipeline in (pipelines or ()) or (pipelines is None and answered[own] >= enough):
+            gatherer.add_arm(replace(known[run.pipeline], id=own))
+            outside = run.study.startswith(IMPORT)
+            gatherer.add(
+                own,
+                run.question,
+                run.score,
+                cost_of(run.nominal, unit),
+                id=run.item if outside else None,
+                tag=run.tag if outside else None,
+            )
+    made = gatherer.outcomes()
+    if len(made) and not np.nan_to_num(made.cost).any():
+        raise DataError(f"no run has a cost in {unit}; take another unit of {', '.join(COST_UNITS)}", where=store.place)
+    return made
 
 
 def _arms_of_runs(runs: Sequence[tuple[str, str]], fingerprints: Mapping[str, Mapping[str, str]]) -> dict[str, str]:
@@ -105,19 +124,84 @@ def _arms_of_runs(runs: Sequence[tuple[str, str]], fingerprints: Mapping[str, Ma
         pipeline: {model: counts.most_common(1)[0][0] for model, counts in models.items()}
         for pipeline, models in called.items()
     }
-    return {run: arm_id(pipeline, usual.get(pipeline, {}) | dict(fingerprints.get(run, {}))) for run, pipeline in runs}
+    made = {}
+    for run, pipeline in runs:
+        models = usual.get(pipeline, {}) | dict(fingerprints.get(run, {}))
+        # What came from outside called no model that we know of: its arm is what the import named.
+        made[run] = arm_id(pipeline, models) if models else pipeline
+    return made
 
 
-def _spec(text: str) -> PipelineSpec | None:
+def _arm(text: str) -> ArmInfo | None:
+    """What the database's text of an arm says; None for one that looks at the right answer, or cannot be read."""
+    if text.startswith(IMPORTED):
+        return names_arm(text.removeprefix(IMPORTED).strip())
     try:
         spec = PipelineSpec.parse(text)
     except InferloomError:  # of an extension that is not installed, or of an older version
         return None
-    return None if spec.uses_oracle else spec
+    if spec.uses_oracle:
+        return None
+    return ArmInfo(id=spec.hash, label=shape(spec), yaml=spec.to_yaml(), features=pipeline_features(spec))
 
 
-def _info(arm: str, spec: PipelineSpec) -> ArmInfo:
-    return ArmInfo(id=arm, label=shape(spec), yaml=spec.to_yaml(), features=pipeline_features(spec))
+def keep_imported(store: Store, outcomes: Outcomes, name: str) -> int:
+    """Put an outside outcome matrix among the database's scored runs, as the study `import NAME`; the number of rows.
+
+    A cell of several runs is kept as one with their means. Costs stand under the matrix's unit.
+
+    Raises:
+        DataError: An import of this name is there already.
+        StorageError: The database takes no writes.
+    """
+    study = f"{IMPORT}{name}"
+    if store.scored.runs(study):
+        raise DataError(f"an import `{name}` is there already; give this one another name", where=store.place)
+    rows: list[Row] = [
+        PipelineRow(hash=arm.id, yaml=f"{IMPORTED}{arm.label}\n", created=time.time()) for arm in outcomes.arms
+    ]
+    for row, arm in np.argwhere(outcomes.observed):
+        item, pipeline = outcomes.ids[row], outcomes.arms[arm].id
+        run = digest(f"{study}\x1f{item}\x1f{pipeline}")
+        # Nobody ran it here: it has no time, so it stands behind every run that has one.
+        rows.append(
+            RunRow(
+                id=run,
+                pipeline=pipeline,
+                stream=study,
+                question=outcomes.texts[row],
+                status="done",
+                started=0.0,
+                ended=0.0,
+                study=study,
+                item=item,
+                tag=outcomes.tags[row],
+            )
+        )
+        rows.append(
+            EvaluationRow(
+                study=study,
+                trial=int(arm),
+                split="import",
+                item=item,
+                pipeline=pipeline,
+                run=run,
+                score=float(outcomes.quality[row, arm]),
+                nominal=_usage(float(outcomes.cost[row, arm]), outcomes.unit),
+                created=time.time(),
+            )
+        )
+    for start in range(0, len(rows), 5000):
+        store.write_sync(*rows[start : start + 5000])
+    return len(rows)
+
+
+def _usage(cost: float, unit: str) -> Usage:
+    if unit == "usd":
+        return Usage(usd=cost)
+    if unit == "seconds":
+        return Usage(seconds=cost)
+    return Usage(calls=round(cost)) if unit == "calls" else Usage(completion_tokens=round(cost))
 
 
 def pipeline_features(spec: PipelineSpec) -> dict[str, float | str]:

@@ -121,6 +121,17 @@ class Outcomes:
         )
         return made.take(np.flatnonzero(made.observed.any(axis=1)))
 
+    def complete(self) -> Outcomes:
+        """The questions that every arm was run on.
+
+        Raises:
+            DataError: There are none.
+        """
+        made = self.take(np.flatnonzero(self.observed.all(axis=1)))
+        if len(self) and not len(made):
+            raise DataError("no question was answered by every arm; name fewer arms", where=self.source or None)
+        return made
+
     def arm(self, name: str) -> int:
         """The place of an arm by its id, the beginning of it, or its label.
 

@@ -8,8 +8,8 @@ from __future__ import annotations
 
 import itertools
 import time
-from collections.abc import Callable
-from dataclasses import dataclass
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, replace
 
 import numpy as np
 from numpy.typing import NDArray
@@ -27,16 +27,18 @@ from inferloom.routing.model import (
     remember,
     sigmoid,
 )
-from inferloom.routing.network import Cells, train_network
+from inferloom.routing.network import Cells, need_torch, train_network
 from inferloom.routing.outcomes import Outcomes, Split
 from inferloom.routing.policy import Policy, with_budget
-from inferloom.routing.router import Manifest, Router
+from inferloom.routing.router import PARTS, Manifest, Router
 
 Arrays = dict[str, NDArray[np.float32]]
 NEIGHBOURS = (5, 10, 20, 40, 80, 160)
 RIDGES = (3.0, 30.0, 300.0)
 PULLS = (2.0, 10.0)
 MOST_REMEMBERED = 3500
+FAMILIAR = 1.5
+"""A question is unfamiliar beyond so many times the distance within which 99 of 100 calibration questions are."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -55,6 +57,89 @@ class TrainOptions:
     """Average the members' weights into one, for an artifact and a decision of a fifth."""
     epochs: int = 40
     seed: int = 0
+
+
+class Training:
+    """One training: every part is fitted once, and a router is made of all of them or of some."""
+
+    def __init__(
+        self,
+        outcomes: Outcomes,
+        split: Split,
+        options: TrainOptions | None = None,
+        *,
+        vectors: Matrix | None = None,
+        say: Callable[[str], None] = lambda text: None,
+    ) -> None:
+        self.how = how = options or TrainOptions()
+        self.outcomes = outcomes
+        self.train, self.held = outcomes.take(split.train), outcomes.take(split.calibration)
+        self.train.check_trainable()
+        tags = self.train.tags if how.use_tags else None
+        say("features")
+        own, other = (None, None) if vectors is None else (vectors[split.train], vectors[split.calibration])
+        self.featurizer = Featurizer.fit(self.train.texts, tags, embedder=how.embedder, vectors=own)
+        x = self.featurizer.transform(self.train.texts, tags, vectors=own)
+        self.held_x = self.featurizer.transform(
+            self.held.texts, self.held.tags if how.use_tags else None, vectors=other
+        )
+        times = bootstrap(self.train.groups, how.members, how.seed)
+        self.arrays: Arrays = {f"features.{key}": value for key, value in self.featurizer.arrays.items()}
+        self.arrays["mean.quality"] = np.nan_to_num(np.nanmean(self.train.quality, axis=0)).astype(np.float32)
+        mean_cost = np.nan_to_num(np.nanmean(self.train.cost, axis=0)).astype(np.float32)
+        self.arrays["mean.cost"] = self.arrays["cost.scale"] = mean_cost
+        say("neighbours")
+        self.k, self.columns = fit_neighbours(
+            self.arrays, x, self.train, self.held_x, self.held, times, self.featurizer.embedded, how.seed
+        )
+        say("linear model")
+        fit_linear(self.arrays, x, self.train, self.held_x, self.held, times)
+        if how.network:
+            say("network")
+            fit_network(self.arrays, x, self.train, self.held_x, self.held, times, how)
+        near = Neighbours(self.arrays, self.k, self.columns)
+        distances = near.distances(self.held_x)
+        far = FAMILIAR * float(np.quantile(np.sqrt(distances.min(axis=1)), 0.99))
+        self.arrays["near.limit"] = np.array([max(far, 1e-3)], np.float32)
+        self.chances = {
+            "neighbours": near.chances(distances),
+            "linear": sigmoid(linear_logits(self.arrays, self.held_x)),
+        }
+        if how.network:
+            self.chances["network"] = sigmoid(network_logits(self.arrays, hidden(self.arrays, self.held_x)))
+
+    def router(self, name: str = "router", parts: Sequence[str] = PARTS) -> Router:
+        """The router of some parts, blended and calibrated.
+
+        Args:
+            name: Its name.
+            parts: Which of `router.PARTS` may have a weight.
+        """
+        chances = [self.chances.get(part) if part in parts else None for part in PARTS]
+        blend = fit_blend(chances, self.held)
+        mixed = np.sum([w * part for w, part in zip(blend, chances, strict=True) if part is not None], axis=0)
+        a, b = platt(logit(mixed.mean(axis=0)).astype(float), self.held.quality, self.held.count)
+        members = sigmoid(a * logit(mixed) + b)
+        spread = members.std(axis=0).mean(axis=0).astype(np.float32)
+        outcomes = self.outcomes
+        manifest = Manifest(
+            name=name,
+            arms=outcomes.arms,
+            unit=outcomes.unit,
+            embedder=self.featurizer.embedder,
+            tags=self.featurizer.tags,
+            blend=blend,
+            k=self.k,
+            columns=self.columns,
+            snapshot=outcomes.snapshot,
+            trained_on=len(self.train),
+            created=time.time(),
+            metrics={"calibration_log_loss": log_loss(members.mean(axis=0), self.held.quality, self.held.count)},
+            policy=Policy().to_json(),
+            note=outcomes.source,
+        )
+        made = Router(manifest, {**self.arrays, "platt.a": a, "platt.b": b, "spread": spread})
+        return with_policy(made, default_policy(made, self.held_x))
 
 
 def train_router(
@@ -81,59 +166,12 @@ def train_router(
         SetupError: A package is missing.
     """
     how = options or TrainOptions()
-    parts = split or outcomes.split(how.seed, (0.8, 0.2, 0.0))
-    train, held = outcomes.take(parts.train), outcomes.take(parts.calibration)
-    train.check_trainable()
-    own = None if vectors is None else vectors[parts.train]
-    tags = train.tags if how.use_tags else None
-    say("features")
-    featurizer = Featurizer.fit(train.texts, tags, embedder=how.embedder, vectors=own)
-    x = featurizer.transform(train.texts, tags, vectors=own)
-    held_x = featurizer.transform(
-        held.texts, held.tags if how.use_tags else None, vectors=None if vectors is None else vectors[parts.calibration]
-    )
-    times = bootstrap(train.groups, how.members, how.seed)
-    arrays: Arrays = {f"features.{key}": value for key, value in featurizer.arrays.items()}
-    arrays["mean.quality"] = np.nan_to_num(np.nanmean(train.quality, axis=0)).astype(np.float32)
-    mean_cost = np.nan_to_num(np.nanmean(train.cost, axis=0)).astype(np.float32)
-    arrays["mean.cost"] = arrays["cost.scale"] = mean_cost
-    say("neighbours")
-    k, columns = fit_neighbours(arrays, x, train, held_x, held, times, featurizer.embedded, how.seed)
-    say("linear model")
-    fit_linear(arrays, x, train, held_x, held, times)
-    near = Neighbours(arrays, k, columns)
-    distances = near.distances(held_x)
     if how.network:
-        say("network")
-        fit_network(arrays, x, train, held_x, held, times, how)
-    far = 1.5 * float(np.quantile(np.sqrt(distances.min(axis=1)), 0.99))
-    arrays["near.limit"] = np.array([max(far, 1e-3)], np.float32)
-    network = sigmoid(network_logits(arrays, hidden(arrays, held_x))) if how.network else None
-    chances: list[Matrix | None] = [network, near.chances(distances), sigmoid(linear_logits(arrays, held_x))]
-    blend = fit_blend(chances, held)
-    mixed = np.sum([w * part for w, part in zip(blend, chances, strict=True) if part is not None], axis=0)
-    a, b = platt(logit(mixed.mean(axis=0)).astype(float), held.quality, held.count)
-    arrays |= {"platt.a": a, "platt.b": b}
-    members = sigmoid(a * logit(mixed) + b)
-    arrays["spread"] = members.std(axis=0).mean(axis=0).astype(np.float32)
-    manifest = Manifest(
-        name=name,
-        arms=outcomes.arms,
-        unit=outcomes.unit,
-        embedder=featurizer.embedder,
-        tags=featurizer.tags,
-        blend=blend,
-        k=k,
-        columns=columns,
-        snapshot=outcomes.snapshot,
-        trained_on=len(train),
-        created=time.time(),
-        metrics={"calibration_log_loss": log_loss(members.mean(axis=0), held.quality, held.count)},
-        policy=Policy().to_json(),
-        note=outcomes.source,
-    )
-    made = Router(manifest, arrays)
-    return with_policy(made, default_policy(made, held_x))
+        need_torch()
+    if not len(outcomes):
+        outcomes.check_trainable()
+    parts = split or outcomes.split(how.seed, (0.8, 0.2, 0.0))
+    return Training(outcomes, parts, how, vectors=vectors, say=say).router(name)
 
 
 def default_policy(router: Router, calibration: Matrix) -> Policy:
@@ -145,8 +183,6 @@ def default_policy(router: Router, calibration: Matrix) -> Policy:
 
 def with_policy(router: Router, policy: Policy) -> Router:
     """The router with another policy of its own."""
-    from dataclasses import replace
-
     return Router(replace(router.manifest, policy=policy.to_json()), router.arrays)
 
 
@@ -259,7 +295,7 @@ def fit_network(
     arrays["cost.scale"] = (mean * paid / np.maximum(np.where(seen, expected, 0).sum(axis=0), 1e-12)).astype(np.float32)
 
 
-def fit_blend(chances: list[Matrix | None], held: Outcomes) -> tuple[float, float, float]:
+def fit_blend(chances: Sequence[Matrix | None], held: Outcomes) -> tuple[float, float, float]:
     """Weights of the parts, in tenths, with the least loss on the held questions."""
     means = [None if part is None else part.mean(axis=0) for part in chances]
     best: tuple[float, tuple[float, float, float]] | None = None

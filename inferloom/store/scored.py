@@ -29,6 +29,7 @@ class ScoredRun(NamedTuple):
     score: float
     nominal: Usage
     stopped: str | None
+    tag: str | None
 
 
 class Scored:
@@ -44,7 +45,7 @@ class Scored:
             study: Only those of one study; None: all.
         """
         statement = (
-            select(_EVALUATIONS, _RUNS.c.question)
+            select(_EVALUATIONS, _RUNS.c.question, _RUNS.c.tag)
             .join(_RUNS, _RUNS.c.id == _EVALUATIONS.c.run)
             .order_by(_EVALUATIONS.c.created, _EVALUATIONS.c.run)
         )
@@ -82,4 +83,5 @@ def _scored(row: Mapping[str, object]) -> ScoredRun:
         score=cast(float, row["score"]),
         nominal=read_usage(row, "nominal"),
         stopped=cast("str | None", row["stopped"]),
+        tag=cast("str | None", row["tag"]),
     )
