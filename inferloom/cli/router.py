@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
+from inferloom.cli import router_online
 from inferloom.cli.options import DEFAULT_DB, Db, Json, open_store, open_to_read
 from inferloom.cli.output import check_new, count, err, moment, print_json, print_pairs, print_table, print_text, report
 from inferloom.core.errors import SpecError
@@ -23,6 +24,7 @@ if TYPE_CHECKING:
     from inferloom.store import Store
 
 app = typer.Typer(help="Learn which pipeline each question deserves, from what the database knows.")
+router_online.add_to(app)
 
 Data = Annotated[
     Path | None,

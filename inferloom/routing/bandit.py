@@ -191,4 +191,6 @@ def chances(
 
 def draw(chance: Vector, rng: np.random.Generator) -> int:
     """An arm by its chance."""
-    return int(rng.choice(len(chance), p=chance))
+    reached = int(np.searchsorted(chance.cumsum(), rng.random(), side="right"))
+    # A sum that rounds to a little less than 1 must not lead past the last arm that has a chance.
+    return min(reached, int(np.flatnonzero(chance)[-1]))

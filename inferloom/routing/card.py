@@ -42,6 +42,8 @@ class RouterCard:
     def __init__(self, manifest: Mapping[str, Json], version: str, load: Callable[[], Online]) -> None:
         self.version = version
         self._load = load
+        self._read_last: tuple[Mapping[str, Json], tuple[Policy, Explore | None]] | None = None
+        """A pipeline comes with the same policy each time."""
         self.name = str(manifest["name"])
         arms = cast("list[dict[str, Json]]", manifest["arms"])
         self.ids = arm_names([(str(arm["id"]), str(arm["label"])) for arm in arms])
@@ -107,7 +109,9 @@ class RouterCard:
 
     def choose(self, question: str, policy: Mapping[str, Json], rng: Random) -> Choice:
         """The arm for a question, with its chance and the reasons."""
-        weighed, explore = self.policy(policy)
+        if self._read_last is None or self._read_last[0] is not policy:
+            self._read_last = (policy, self.policy(policy))
+        weighed, explore = self._read_last[1]
         chosen = self.online.choose(question, weighed, explore, rng)
         names = list(self.ids)
         options: list[Json] = [

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
+from functools import cached_property
 from pathlib import Path
 from random import Random
 from typing import TYPE_CHECKING
@@ -19,11 +20,11 @@ from numpy.typing import NDArray
 from inferloom.core.errors import DataError, SetupError
 from inferloom.routing.bandit import Posterior, Vector, chances, draw
 from inferloom.routing.explore import Explore
+from inferloom.routing.history import cost_of
 from inferloom.routing.policy import Decision, Policy, decide
 from inferloom.routing.router import Prediction, Router
 
 if TYPE_CHECKING:
-    from inferloom.core.types import Usage
     from inferloom.store.decisions import Decided
 
 FILE = "online.safetensors"
@@ -69,10 +70,10 @@ class Online:
         self.costs = np.zeros((len(names), 2)) if costs is None else costs
         """(A, 2): sums of real and of predicted costs, which age as the posterior does."""
 
-    @property
+    @cached_property
     def cost_factor(self) -> Vector:
         """(A): by how much each arm's real costs pass the predicted ones."""
-        typical = np.asarray(self.router.arrays["cost.mean"], dtype=np.float64) * _PRIOR_COST
+        typical = np.asarray(self.router.arrays["mean.cost"], dtype=np.float64) * _PRIOR_COST
         factor: Vector = (self.costs[:, 0] + typical) / np.maximum(self.costs[:, 1] + typical, 1e-12)
         return np.where(typical > 0, factor, 1.0)
 
@@ -105,10 +106,11 @@ class Online:
         prediction, about = self.describe([text], None if tag is None else [tag])
         corrected, deviation = self.corrected(prediction, about)
         decision = decide(self.router, corrected, policy)[0]
-        sure = np.zeros(len(self.router.arms))
-        sure[decision.index] = 1.0
-        chance = sure
+        chance = np.zeros(len(self.router.arms))
+        chance[decision.index] = 1.0
+        arm = decision.index
         if explore is not None and tag not in explore.bypass and decision.reason != "capped":
+            dice = np.random.default_rng(rng.getrandbits(64))
             cost = np.array([option.cost for option in decision.options])
             chance = chances(
                 np.array([option.quality for option in decision.options]) - policy.lam * cost,
@@ -117,9 +119,9 @@ class Online:
                 allowed=np.array([option.feasible for option in decision.options]),
                 incumbent=decision.index,
                 explore=explore,
-                rng=np.random.default_rng(rng.getrandbits(64)),
+                rng=dice,
             )
-        arm = decision.index if chance is sure else draw(chance, np.random.default_rng(rng.getrandbits(64)))
+            arm = draw(chance, dice)
         return Chosen(
             arm=arm,
             chances=chance,
@@ -138,6 +140,7 @@ class Online:
         places = {name: place for place, name in enumerate(names)}
         self.posterior = Posterior(self.posterior.arms, width_of(self.router))
         self.costs = np.zeros_like(self.costs)
+        self.__dict__.pop("cost_factor", None)
         usable = [record for record in records if record.decision.arm in places and record.question]
         if not usable:
             return 0
@@ -149,7 +152,7 @@ class Online:
                 self.posterior.fold(arm, about[row], record.score - float(prediction.quality[row, arm]), number)
             if record.status == "done":
                 self.costs[arm] += (
-                    unit_cost(record.usage, self.router.manifest.unit),
+                    cost_of(record.usage, self.router.manifest.unit),
                     float(prediction.cost[row, arm]),
                 )
         return sum(record.score is not None for record in usable)
@@ -211,8 +214,3 @@ def described(router: Router, x: NDArray[np.float32], prediction: Prediction) ->
     first = np.zeros((len(x), _COLUMNS))
     first[:, : min(_COLUMNS, x.shape[1])] = x[:, :_COLUMNS]
     return np.concatenate([np.ones((len(x), 1)), prediction.quality - mean, first / np.sqrt(_COLUMNS)], axis=1)
-
-
-def unit_cost(usage: Usage, unit: str) -> float:
-    """A usage in a router's unit."""
-    return float(getattr(usage, unit))

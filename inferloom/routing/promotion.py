@@ -19,9 +19,10 @@ from inferloom.core.errors import DataError, SetupError
 from inferloom.core.types import Json
 from inferloom.routing import drift
 from inferloom.routing.card import RouterCard, read_manifest
+from inferloom.routing.history import cost_of
 from inferloom.routing.model import STEPS
 from inferloom.routing.offpolicy import Logged, Matrix, Verdict, compare
-from inferloom.routing.online import FILE, Online, unit_cost
+from inferloom.routing.online import FILE, Online
 from inferloom.routing.policy import decide
 from inferloom.routing.router import Router
 from inferloom.store import Store
@@ -98,7 +99,7 @@ def shadow(champion: RouterCard, challenger: RouterCard, records: Sequence[Decid
 
 def _reward(record: Decided, price: float, unit: str) -> float:
     assert record.score is not None, "only scored records are compared"
-    return record.score - price * unit_cost(record.usage, unit)
+    return record.score - price * cost_of(record.usage, unit)
 
 
 def _taken(card: RouterCard, questions: Sequence[str], places: dict[str, int]) -> Matrix:
@@ -186,7 +187,7 @@ def monitor(card: RouterCard, records: Sequence[Decided]) -> list[drift.Reading]
         mine = [(row, known[row]) for row in np.flatnonzero(taken == arm)]
         readings += drift.errors([record.status == "failed" for _, record in mine], name)
         done = [(row, record) for row, record in mine if record.status == "done"]
-        real = np.array([unit_cost(record.usage, router.manifest.unit) for _, record in done])
+        real = np.array([cost_of(record.usage, router.manifest.unit) for _, record in done])
         readings += drift.costs(prediction.cost[[row for row, _ in done], arm].astype(np.float64), real, name)
         scored = [(row, record.score) for row, record in mine if record.score is not None]
         predicted = prediction.quality[[row for row, _ in scored], arm].astype(np.float64)
