@@ -335,7 +335,11 @@ def _thresholds(sure: Matrix, looks: Looks, reached: NDArray[np.bool_], price: f
     for stage in reversed(range(len(sure) - 1)):
         onward = value - price * looks.cost[stage + 1]
         here = reached[stage]
-        tried = np.append(np.unique(np.quantile(sure[stage][here], np.linspace(0, 1, _THRESHOLDS))), 1.01)
+        values = np.unique(sure[stage][here])
+        # Between two values that occur, so that rounding never moves a question to the other side.
+        between = (values[1:] + values[:-1]) / 2
+        spaced = np.linspace(0, len(between) - 1, min(_THRESHOLDS, len(between))).astype(int)
+        tried = np.concatenate([[0.0], between[spaced], [1.01]])
         means = [np.where(sure[stage] >= bound, looks.right[stage], onward)[here].mean() for bound in tried]
         best = float(tried[int(np.argmax(means))])
         found.insert(0, best)

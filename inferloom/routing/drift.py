@@ -22,7 +22,7 @@ Matrix: TypeAlias = NDArray[np.float64]
 PSI_ALARM = 0.25
 """The customary bound: below 0.1 nothing changed, above 0.25 much did."""
 CUSUM_SLACK, CUSUM_ALARM = 0.5, 8.0
-"""In standard deviations. On sound records of a thousand decisions the alarm is raised in about one of thirty."""
+"""In standard deviations. Set so that on sound records of a thousand decisions the alarm is rarer than one in fifty."""
 COLLAPSE = 0.95
 """The share of one arm from which the router hardly chooses any more."""
 _LEAST = 30
