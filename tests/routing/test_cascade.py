@@ -135,16 +135,16 @@ async def test_the_pipeline_does_what_the_replay_says(tmp_path: Path) -> None:
             result = await pipeline.ainvoke(str(number), stream=str(number))
             # Every answer once, in the order in which it was drawn.
             rows = store.candidates(result.run_id)
-            drawn = {row.candidate.id: row.candidate.answer for row in rows if store_node(spec, row.path) == "sample"}
+            drawn = {row.candidate.id: row.candidate.answer for row in rows if node_at(spec, row.path) == "sample"}
             done = replayed(cascade, _drawn_of(list(drawn.values()), number))
             stage = int(done.stage[0])
             stages.add(stage)
             assert result.usage.calls == len(drawn) == (2, 4, 5)[stage]
             assert (result.answer == str(number)) == bool(done.right[0])
-    assert {0, 2} <= stages
+    assert len(stages) > 1 and 2 in stages
 
 
-def store_node(spec: PipelineSpec, path: str) -> str:
+def node_at(spec: PipelineSpec, path: str) -> str:
     """The name of the node at a path."""
     return spec.step(path).node.name
 
