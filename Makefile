@@ -4,9 +4,10 @@ SHELL := /bin/sh
 BIN := .venv/bin
 STAMP := .venv/.stamp
 VLLM_STAMP := .venv-vllm/.stamp
+CLIENTS_STAMP := .venv-clients/.stamp
 DEMO := demo
 
-.PHONY: help venv check format test test-postgres test-vllm demo bench-memory bench-overhead bench-prefix-cache bench-search bench-speculative bench-techniques bench-effort bench-traffic clean
+.PHONY: help venv check format test test-postgres test-vllm test-clients demo bench-memory bench-overhead bench-prefix-cache bench-search bench-serve bench-speculative bench-techniques bench-effort bench-traffic clean
 
 help: ## Show this list
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / {printf "  make %-18s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
@@ -41,6 +42,13 @@ endef
 test-vllm: ## The tests against a real vLLM, in an environment of its own; skipped where no package of it fits
 	@$(NEED_VLLM) && .venv-vllm/bin/python -m pytest tests_vllm
 
+$(CLIENTS_STAMP): scripts/clients-venv.sh
+	@PYTHON="$(PYTHON)" ./scripts/clients-venv.sh
+	@touch $@
+
+test-clients: $(STAMP) $(CLIENTS_STAMP) ## The server as OpenAI's and LangChain's clients, curl, two evaluation harnesses and a fuzzer use it
+	.venv-clients/bin/python -m pytest tests_clients
+
 demo: $(STAMP) ## Search a small space of pipelines on the pocket models; report and best.yaml in demo/
 	@mkdir -p $(DEMO)
 	@$(BIN)/inferloom search demo --name demo --db sqlite:///$(DEMO)/inferloom.db --out $(DEMO)
@@ -51,6 +59,9 @@ bench-techniques: $(STAMP) ## Every technique on the pocket suite, beside the ba
 bench-search: $(STAMP) ## Calls that searches need, replayed on a pool that is made first (an hour); ARGS="--card" writes docs/search.md
 	$(BIN)/python benchmarks/search_pool.py
 	$(BIN)/python benchmarks/search.py $(ARGS)
+
+bench-serve: $(STAMP) ## The server under 32 clients beside the ideal, its_hub's and optillm's; ARGS="--card" writes docs/serving.md
+	$(BIN)/python benchmarks/serve.py $(ARGS)
 
 bench-speculative: $(STAMP) ## Speculative reasoning with the pocket pair beside its controls; ARGS="--card" writes docs/speculative.md
 	$(BIN)/python benchmarks/speculative.py $(ARGS)
@@ -73,5 +84,5 @@ bench-overhead: $(STAMP) ## CPU per node beside a bare LangGraph graph of the sa
 	$(BIN)/python benchmarks/overhead.py
 
 clean: ## Remove .venv/, the demo's output and caches
-	rm -rf .venv .venv-vllm $(DEMO) dist build .mypy_cache .ruff_cache .pytest_cache .hypothesis
+	rm -rf .venv .venv-vllm .venv-clients .venv-rivals $(DEMO) dist build .mypy_cache .ruff_cache .pytest_cache .hypothesis
 	find . -name __pycache__ -type d -prune -exec rm -rf {} +

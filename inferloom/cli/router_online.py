@@ -95,6 +95,7 @@ def feedback(
                 score=score,
                 grader=grader,
                 comment=comment,
+                owner="",
                 created=time.time(),
             )
         )

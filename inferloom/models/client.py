@@ -15,14 +15,14 @@ import hashlib
 import json
 import time
 from collections import defaultdict
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from weakref import WeakKeyDictionary
 
 from inferloom.core.digest import digest
 from inferloom.core.errors import BadResponseError, ModelError, Outcome, StorageError
 from inferloom.core.protocols import Backend, TokenSink
-from inferloom.core.types import Completion, Request, Usage
+from inferloom.core.types import Completion, Message, Request, Usage
 from inferloom.models.backends import open_backend
 from inferloom.models.budget import Budget, Purse
 from inferloom.models.nominal import PrefixModel, nominal_usage, request_text, upper_bound
@@ -38,7 +38,7 @@ def request_body(request: Request) -> str:
     """The request as canonical JSON, without n: what a bank address hashes and the database stores."""
     body: dict[str, object] = {"max_tokens": request.max_tokens, "temperature": request.temperature}
     if request.prefix is None:
-        body["messages"] = [[message.role, message.content] for message in request.messages]
+        body["messages"] = [_turn_body(message) for message in request.messages]
     else:
         body["prefix"] = request.prefix
     if request.top_p != 1.0:
@@ -49,7 +49,16 @@ def request_body(request: Request) -> str:
         body["logprobs"] = request.logprobs
     if request.schema is not None:
         body["schema"] = request.schema
+    if request.tools is not None:
+        body["tools"] = [request.tools.definitions, request.tools.choice]
     return json.dumps(body, sort_keys=True, separators=(",", ":"), ensure_ascii=False)
+
+
+def _turn_body(message: Message) -> list[object]:
+    turn: list[object] = [message.role, message.content]
+    if message.tool_calls or message.tool_call_id is not None:
+        turn.append([[call.to_json() for call in message.tool_calls], message.tool_call_id])
+    return turn
 
 
 def request_hash(body: str) -> str:
@@ -149,6 +158,7 @@ class _Asked:
     indices: Sequence[int]
     cached_share: float
     on_token: TokenSink | None
+    on_restart: Callable[[int], None] | None
     charged: bool = False
     """Whether the nominal cost stands in the ledger already."""
 
@@ -165,6 +175,7 @@ class RunClient:
         before: For each node path, the paths of the nodes that come before it (for the prefix model).
         lanes: For each node path, how many parallel twins come before it.
         fresh: Whether the stream is new with this run, so that the bank holds nothing of it and need not be asked.
+        account: What the run's calls are billed to; None: the gateway's own.
     """
 
     def __init__(
@@ -178,8 +189,10 @@ class RunClient:
         before: Mapping[str, frozenset[str]] | None = None,
         lanes: Mapping[str, int] | None = None,
         fresh: bool = False,
+        account: Purse | None = None,
     ) -> None:
         self.gateway = gateway
+        self.account = account or gateway.billed
         self.models = models
         self.run = run
         self.stream = stream
@@ -205,16 +218,24 @@ class RunClient:
             self._fingerprints[name] = await model.fingerprint()
 
     async def generate(
-        self, name: str, request: Request, *, path: str, on_token: TokenSink | None = None
+        self,
+        name: str,
+        request: Request,
+        *,
+        path: str,
+        on_token: TokenSink | None = None,
+        on_restart: Callable[[int], None] | None = None,
     ) -> list[Completion]:
         """`request.n` completions of the model `name`, committed before they are returned.
+
+        `on_restart` is told the index of a completion whose tokens so far are void, since its call failed.
 
         Raises:
             BudgetExceededError: The request does not fit; `received` holds the completions that did.
             ModelError: The model failed for good.
             StorageError: The database takes no writes: no new call is made, and what was in flight is counted.
         """
-        asked = self._ask(name, request, path, on_token)
+        asked = self._ask(name, request, path, on_token, on_restart)
         spec = asked.model.spec
 
         def most(count: int) -> Usage:
@@ -236,7 +257,14 @@ class RunClient:
             raise self.purse.refusal(limit, most(request.n - granted), completions)
         return completions
 
-    def _ask(self, name: str, request: Request, path: str, on_token: TokenSink | None) -> _Asked:
+    def _ask(
+        self,
+        name: str,
+        request: Request,
+        path: str,
+        on_token: TokenSink | None,
+        on_restart: Callable[[int], None] | None,
+    ) -> _Asked:
         """Give a request its bank address and its draws. No waiting in here: the order of asking decides."""
         body = request_body(request)
         address = Address(stream=self.stream, fingerprint=self._fingerprints[name], request=request_hash(body))
@@ -257,6 +285,7 @@ class RunClient:
                 name, path, self._before.get(path, _NONE), request_text(request), self.models[name].spec.cache_block
             ),
             on_token=on_token,
+            on_restart=on_restart,
         )
 
     async def _draw(self, asked: _Asked) -> list[Completion]:
@@ -332,14 +361,14 @@ class RunClient:
 
         async with asked.model.traffic.limiter:
             gateway.store.raise_if_failed()
-            ticket, granted = await gateway.billed.reserve(most, len(indices))
+            ticket, granted = await self.account.reserve(most, len(indices))
             spent = Usage()
             started = time.time()
             try:
                 if granted < len(indices):
                     bound = most(len(indices))
-                    limit = gateway.billed.fits(bound) or "calls"
-                    raise gateway.billed.refusal(limit, bound)
+                    limit = self.account.fits(bound) or "calls"
+                    raise self.account.refusal(limit, bound)
                 seeds = [draw_seed(asked.address, index) for index in indices]
                 sink = _positions(asked, indices)
                 request = asked.request
@@ -355,12 +384,15 @@ class RunClient:
                 reason = str(error) or "cancelled"
                 row = self._row(asked, attempt, indices[0], bound=spent, outcome=outcome, error=reason, started=started)
                 gateway.store.submit(row)
+                if asked.on_restart is not None:
+                    for index in indices:
+                        asked.on_restart(index - asked.indices[0])
                 raise
             else:
                 spent = _billed(spec, completions, time.time() - started)
                 return await self._commit(asked, attempt, indices, completions, spent, started)
             finally:
-                gateway.billed.settle(ticket, spent)
+                self.account.settle(ticket, spent)
 
     async def _commit(
         self,

@@ -83,6 +83,7 @@ class CapabilityOverrides(SpecPart):
     prefix: bool | None = None
     seed: bool | None = None
     structured: bool | None = None
+    tools: bool | None = None
 
 
 class ModelSpec(SpecPart):

@@ -16,7 +16,8 @@ from typing import TYPE_CHECKING, Annotated, Any, NotRequired, Protocol, TypeAli
 
 from inferloom.core.errors import SetupError
 from inferloom.core.memory import Recalled
-from inferloom.core.types import Candidate, CandidateJson, Message, NodeOutput, NodeState, Usage
+from inferloom.core.tools import ToolCall, ToolCallJson, Tools
+from inferloom.core.types import Candidate, CandidateJson, Message, NodeOutput, NodeState, Role, Usage
 from inferloom.pipelines.graph import Edge
 from inferloom.pipelines.spec import PipelineSpec, StepSpec
 
@@ -27,11 +28,30 @@ if TYPE_CHECKING:
     App: TypeAlias = CompiledStateGraph["State", None, "State", "State"]
 
 
-class MessageJson(TypedDict):
-    """A turn of the conversation."""
+class TurnJson(TypedDict):
+    """A turn of the conversation; the fields are those of `Message`."""
 
     role: str
     content: str
+    tool_calls: NotRequired[list[ToolCallJson]]
+    tool_call_id: NotRequired[str]
+
+
+def turn_json(message: Message) -> TurnJson:
+    """A turn as plain JSON."""
+    turn: TurnJson = {"role": message.role, "content": message.content}
+    if message.tool_calls:
+        turn["tool_calls"] = [call.to_json() for call in message.tool_calls]
+    if message.tool_call_id is not None:
+        turn["tool_call_id"] = message.tool_call_id
+    return turn
+
+
+def read_turn(turn: TurnJson) -> Message:
+    """The turn that `turn_json` wrote."""
+    calls = tuple([ToolCall.from_json(call) for call in turn.get("tool_calls", ())])
+    role: Role = turn["role"]  # type: ignore[assignment] # roles are checked where they come in
+    return Message(role, turn["content"], calls, turn.get("tool_call_id"))
 
 
 class Record(TypedDict):
@@ -65,12 +85,14 @@ def first_reason(left: str | None, right: str | None) -> str | None:
 
 
 class State(TypedDict):
-    """The state of a run. Give `question` and, where there are any, `messages`, `notes`, `examples`."""
+    """The state of a run. Give `question` and, where there are any, `turns`, `notes`, `examples`, `tools`."""
 
     question: str
-    messages: NotRequired[list[MessageJson]]
+    turns: NotRequired[list[TurnJson]]
     notes: NotRequired[list[str]]
     examples: NotRequired[list[list[str]]]
+    tools: NotRequired[list[str] | None]
+    """Definitions and choice, as in `Tools`."""
     outputs: NotRequired[Annotated[dict[str, Record], merge_outputs]]
     answer: NotRequired[str | None]
     stopped: NotRequired[Annotated[str | None, first_reason]]
@@ -112,14 +134,16 @@ class CompiledGraph:
         messages: Sequence[Message] = (),
         notes: Sequence[str] = (),
         examples: Sequence[tuple[str, str]] = (),
+        tools: Tools | None = None,
     ) -> tuple[tuple[Candidate, ...], str | None]:
         """The candidates that the last node handed on, and why the run was stopped, if it was."""
         state = await self.app.ainvoke(
             {
                 "question": question,
-                "messages": [{"role": message.role, "content": message.content} for message in messages],
+                "turns": [turn_json(message) for message in messages],
                 "notes": list(notes),
                 "examples": [list(example) for example in examples],
+                "tools": None if tools is None else [tools.definitions, tools.choice],
             }
         )
         final = state["outputs"][self.spec.graph.end]
@@ -327,12 +351,11 @@ async def _execute(step: StepSpec, state: State, incoming: Record, execute: Exec
     """Run a node on what comes in; a run that was stopped passes it on untouched."""
     if state.get("stopped") is not None:
         return incoming, None
+    tools = state.get("tools")
     node_state = NodeState(
         question=state["question"],
-        messages=tuple(
-            Message(turn["role"], turn["content"])  # type: ignore[arg-type] # roles are checked where they come in
-            for turn in state.get("messages") or ()
-        ),
+        messages=tuple([read_turn(turn) for turn in state.get("turns") or ()]),
+        tools=None if tools is None else Tools(*tools),
         candidates=tuple([Candidate.from_json(candidate) for candidate in incoming["candidates"]]),
         notes=tuple(incoming["notes"]),
         examples=tuple([(question, answer) for question, answer in incoming["examples"]]),

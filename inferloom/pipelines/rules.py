@@ -192,6 +192,31 @@ def check_capabilities(spec: PipelineSpec, capabilities: Mapping[str, Capabiliti
                 )
 
 
+def check_tools(spec: PipelineSpec, capabilities: Mapping[str, Capabilities]) -> None:
+    """Refuse tools for a pipeline that has a node which writes answers and cannot offer them to its models.
+
+    Raises:
+        CapabilityError: Names the node, or the model.
+    """
+    for step in spec.steps:
+        if "candidates" not in step.node.provides:
+            continue
+        where = spec.where(*step.place)
+        if not step.node.offers_tools:
+            raise CapabilityError(
+                f"`{step.node.name}` writes answers and cannot offer tools to its model; with tools, answers must come"
+                " from `sample` or `adaptive_sample`",
+                where=where,
+            )
+        for model in step.node.model_names:
+            if not capabilities[model].tools:
+                raise CapabilityError(
+                    f"tools were given, and model `{model}` ({spec.models[model].model}) cannot call any"
+                    " (`capabilities: {tools: true}` says that an endpoint can)",
+                    where=where,
+                )
+
+
 def predict(spec: PipelineSpec) -> dict[str, Forecast]:
     """Calls and candidates of every node, least and most, by path in declared order.
 
@@ -425,4 +450,4 @@ def _check_condition(spec: PipelineSpec, edge: Edge, flow: Flow) -> None:
             )
 
 
-__all__ = ["Flow", "Forecast", "SpecError", "check_capabilities", "check_rules", "predict", "shape"]
+__all__ = ["Flow", "Forecast", "SpecError", "check_capabilities", "check_rules", "check_tools", "predict", "shape"]

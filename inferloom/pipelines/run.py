@@ -11,18 +11,19 @@ import threading
 import time
 import uuid
 from collections import Counter
-from collections.abc import AsyncIterator, Coroutine, Mapping, Sequence
+from collections.abc import AsyncIterator, Collection, Coroutine, Mapping, Sequence
 from contextvars import ContextVar
 from dataclasses import dataclass, field
 from pathlib import Path
 from random import Random
-from typing import TYPE_CHECKING, TypedDict, TypeVar
+from typing import TYPE_CHECKING, Protocol, TypedDict, TypeVar
 
 from inferloom.core.answers import votes_of
 from inferloom.core.digest import digest
 from inferloom.core.errors import BudgetExceededError, InferloomError
 from inferloom.core.memory import Memory
-from inferloom.core.protocols import Oracle, Prompts, Sandbox
+from inferloom.core.protocols import Capabilities, Oracle, Prompts, Sandbox
+from inferloom.core.tools import ToolCall, Tools
 from inferloom.core.types import (
     Candidate,
     Choice,
@@ -35,11 +36,11 @@ from inferloom.core.types import (
     Usage,
     total,
 )
-from inferloom.models.budget import Budget
+from inferloom.models.budget import Budget, Purse
 from inferloom.models.client import Gateway, OpenModel, RunClient
 from inferloom.nodes.prompts import load_pack
 from inferloom.pipelines.compile import CompiledGraph, compile_graph
-from inferloom.pipelines.rules import check_capabilities
+from inferloom.pipelines.rules import check_capabilities, check_tools
 from inferloom.pipelines.spec import PipelineSpec, StepSpec
 from inferloom.store import CandidateRow, DecisionRow, PipelineRow, Row, RunRow, StepRow, Store
 
@@ -73,6 +74,11 @@ class RunResult:
         """The full text of the answer."""
         return self.candidates[0].text if self.candidates else ""
 
+    @property
+    def tool_calls(self) -> tuple[ToolCall, ...]:
+        """The tool calls that the answer consists of, where tools were offered and it calls some."""
+        return self.candidates[0].tool_calls if self.candidates else ()
+
     def to_json(self) -> dict[str, Json]:
         """The result as the document of `run --json`."""
         return {
@@ -103,12 +109,23 @@ class RunOptions(TypedDict, total=False):
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class StreamEvent:
-    """Something that happens while a run goes on: `token`, `node`, another event of a node, or at last `result`."""
+    """Something that happens while a run goes on: `token`, `node`, another event of a node, or at last `result`.
+
+    `restart` says that the tokens of a completion so far are void: its call failed and is made again.
+    """
 
     kind: str
     path: str
     data: Mapping[str, Json] = field(default_factory=dict)
     result: RunResult | None = None
+
+
+class EventSink(Protocol):
+    """Where the events of a run go; an `asyncio.Queue` is one."""
+
+    def put_nowait(self, event: StreamEvent, /) -> None:
+        """Take an event."""
+        ...
 
 
 @dataclass(slots=True)
@@ -119,11 +136,11 @@ class _Run:
     stream: str
     client: RunClient
     prompts: Prompts
-    store: Store
     oracle: Oracle | None = None
     memory: MemoryScope | None = None
     rows: list[Row] = field(default_factory=list)
-    events: asyncio.Queue[StreamEvent] | None = None
+    events: EventSink | None = None
+    tokens_of: Collection[str] | None = None
     executions: Counter[str] = field(default_factory=Counter)
 
 
@@ -151,14 +168,17 @@ class _Context:
 
     async def generate(self, model: str, request: Request) -> list[Completion]:
         run = self._run
-        if run.events is None:
+        if run.events is None or (run.tokens_of is not None and self.path not in run.tokens_of):
             return await run.client.generate(model, request, path=self.path)
         events, path = run.events, self.path
 
         def preview(position: int, text: str) -> None:
             events.put_nowait(StreamEvent(kind="token", path=path, data={"index": position, "text": text}))
 
-        return await run.client.generate(model, request, path=path, on_token=preview)
+        def void(position: int) -> None:
+            events.put_nowait(StreamEvent(kind="restart", path=path, data={"index": position}))
+
+        return await run.client.generate(model, request, path=path, on_token=preview, on_restart=void)
 
     @property
     def oracle(self) -> Oracle | None:
@@ -181,7 +201,9 @@ class _Context:
 
         run = self._run
         scope = run.memory or MemoryScope()
-        return scope.memory(book_of(run.store), name, f"{run.stream}|{self.path}|{self._ordinal}", run.id)
+        return scope.memory(
+            book_of(run.client.gateway.store), name, f"{run.stream}|{self.path}|{self._ordinal}", run.id
+        )
 
     def rows(self, path: str) -> Sequence[Mapping[str, Json]]:
         from inferloom.core.rows import read_rows
@@ -204,7 +226,7 @@ async def _execute(step: StepSpec, state: NodeState) -> NodeOutput:
     except BudgetExceededError:
         output = NodeOutput(candidates=state.candidates, stopped=STOPPED_BUDGET)
     if output.choice is not None:
-        await run.store.write(_decision(run, step.path, ordinal, state.question, output.choice))
+        await run.client.gateway.store.write(_decision(run, step.path, ordinal, state.question, output.choice))
     candidates = state.candidates if output.candidates is None else output.candidates
     run.rows.append(
         StepRow(
@@ -265,7 +287,7 @@ class Pipeline:
         self._models: dict[str, OpenModel] = {
             name: gateway.model(model, where=spec.where("models", name)) for name, model in spec.models.items()
         }
-        check_capabilities(spec, {name: model.backend.capabilities for name, model in self._models.items()})
+        check_capabilities(spec, self.capabilities)
         self._compiled: CompiledGraph = compile_graph(spec, _execute, _spent)
         self._saved = False
 
@@ -283,6 +305,11 @@ class Pipeline:
         """
         spec = PipelineSpec.load(source)
         return cls(spec, gateway or default_gateway(store))
+
+    @property
+    def capabilities(self) -> dict[str, Capabilities]:
+        """What each model can do."""
+        return {name: model.backend.capabilities for name, model in self._models.items()}
 
     @property
     def graph(self) -> CompiledGraph:
@@ -306,7 +333,11 @@ class Pipeline:
         tag: str | None = None,
         oracle: Oracle | None = None,
         memory: MemoryScope | None = None,
-        events: asyncio.Queue[StreamEvent] | None = None,
+        tools: Tools | None = None,
+        events: EventSink | None = None,
+        tokens_of: Collection[str] | None = None,
+        run_id: str | None = None,
+        account: Purse | None = None,
     ) -> RunResult:
         """Answer one question.
 
@@ -317,20 +348,25 @@ class Pipeline:
             notes: Notes put in front of the question.
             examples: Solved examples (question, solution) shown as earlier turns.
             budget: The most this run may cost, nominally; None: the pipeline's own `budget`.
-            study: The study that the run belongs to.
-            item: The data item that the question comes from.
+            study, item: The study that the run belongs to, and the data item that the question comes from.
             tag: Anything that helps to find the run again.
             oracle: Grades candidates against the right answer; only an evaluation has it, for nodes marked `oracle`.
-            memory: Which memories the names in the pipeline mean, and whether they are written to; None: those of the
-                default namespace, written to.
+            memory: Which memories the names in the pipeline mean; None: those of the default namespace, written to.
+            tools: What the answer may call; it then comes back in `RunResult.tool_calls`.
             events: Where events go while the run goes on.
+            tokens_of: The paths of the nodes whose tokens are told as they come; None: of all.
+            run_id: The run's id, 32 hex digits; None: a new one.
+            account: What the run's calls are billed to; None: the gateway's own.
 
         Raises:
+            CapabilityError: There are tools, and a node or a model that cannot offer them.
             ModelError: A model failed for good; the run is recorded as failed.
             StorageError: The database takes no writes.
         """
         messages = (Message("user", question),) if isinstance(question, str) else tuple(question)
-        fresh, run_id, stream = stream is None, uuid.uuid4().hex, stream or uuid.uuid4().hex
+        if tools is not None:
+            check_tools(self.spec, self.capabilities)
+        fresh, run_id, stream = stream is None, run_id or uuid.uuid4().hex, stream or uuid.uuid4().hex
         client = RunClient(
             self.gateway,
             self._models,
@@ -340,30 +376,30 @@ class Pipeline:
             before=self._compiled.ancestors,
             lanes=self._compiled.lanes,
             fresh=fresh,
+            account=account,
         )
         run = _Run(
             id=run_id,
             stream=stream,
             client=client,
             prompts=self._prompts,
-            store=self.gateway.store,
             oracle=oracle,
             memory=memory,
             events=events,
+            tokens_of=tokens_of,
         )
-        asked = messages[-1].content if messages else ""
         row = RunRow(
             id=run_id,
             pipeline=self.spec.hash,
             stream=stream,
-            question=asked,
+            question=_question(messages),
             status="running",
             started=time.time(),
             study=study,
             item=item,
             tag=tag,
         )
-        return await self._recorded(run, row, messages, tuple(notes), tuple(examples))
+        return await self._recorded(run, row, messages, tuple(notes), tuple(examples), tools)
 
     async def _recorded(
         self,
@@ -372,6 +408,7 @@ class Pipeline:
         messages: tuple[Message, ...],
         notes: tuple[str, ...],
         examples: tuple[tuple[str, str], ...],
+        tools: Tools | None,
     ) -> RunResult:
         """Run the graph between a `running` row and the final one, whatever happens in between."""
         from dataclasses import replace
@@ -385,7 +422,7 @@ class Pipeline:
         clock = time.perf_counter()
         try:
             await run.client.prepare()
-            candidates, stopped = await self._compiled.run(row.question, messages, notes, examples)
+            candidates, stopped = await self._compiled.run(row.question, messages, notes, examples, tools)
         except BaseException as error:
             reason = error.sentence if isinstance(error, InferloomError) else f"{type(error).__name__}: {error}"
             store.submit(*run.rows, replace(row, status="failed", error=reason, ended=time.time()))
@@ -446,6 +483,12 @@ class Pipeline:
             await task
         finally:
             task.cancel()
+
+
+def _question(messages: Sequence[Message]) -> str:
+    """What the user asked last, else the last turn of any."""
+    last = messages[-1].content if messages else ""
+    return next((turn.content for turn in reversed(messages) if turn.role == "user"), last)
 
 
 def _best_so_far(candidates: Sequence[Candidate]) -> tuple[Candidate, ...]:

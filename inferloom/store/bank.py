@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import asyncio
+import functools
 import json
+import operator
 import sqlite3
 import time
 from collections.abc import Callable, Iterator, Sequence
@@ -36,6 +38,7 @@ _COMPLETIONS = tables.table(tables.CompletionTable)
 _REQUESTS = tables.table(tables.RequestTable)
 _CALLS = tables.table(tables.CallTable)
 
+_JSON_COLUMNS = ("logprobs", "tool_calls")
 _CHUNK = 500
 """Values of one IN list; SQLite's own limit is higher."""
 
@@ -121,7 +124,7 @@ class Bank:
     def size(self) -> list[BankSize]:
         """How much each model has, the largest first."""
         columns = _COMPLETIONS.c
-        texts = (columns.text, columns.reasoning, columns.prompt_text, columns.logprobs)
+        texts = (columns.text, columns.reasoning, columns.prompt_text, columns.logprobs, columns.tool_calls)
         bytes_of = [func.coalesce(func.length(sql_cast(column, LargeBinary)), 0) for column in texts]
         if self._access.engine.dialect.name == "postgresql":
             bytes_of = [func.coalesce(func.octet_length(column), 0) for column in texts]
@@ -129,7 +132,7 @@ class Bank:
             columns.fingerprint,
             func.count(func.distinct(columns.request)).label("requests"),
             func.count().label("completions"),
-            func.sum(bytes_of[0] + bytes_of[1] + bytes_of[2] + bytes_of[3]).label("bytes"),
+            func.sum(functools.reduce(operator.add, bytes_of)).label("bytes"),
         ).group_by(columns.fingerprint)
         names = self._model_names()
         sizes = [
@@ -211,8 +214,8 @@ class Bank:
                     "request": address.request,
                     "index": row["draw"],
                     "prompt": bodies.get(address.request) or row["prompt_text"],
-                    **{name: row[name] for name in COMPLETION_COLUMNS if name != "logprobs"},
-                    "logprobs": None if row["logprobs"] is None else json.loads(row["logprobs"]),
+                    **{name: row[name] for name in COMPLETION_COLUMNS if name not in _JSON_COLUMNS},
+                    **{name: None if row[name] is None else json.loads(row[name]) for name in _JSON_COLUMNS},
                     "created": row["created"],
                 }
             last = (str(page[-1]["address"]), int(page[-1]["draw"]))

@@ -26,7 +26,6 @@ from inferloom.store.rows import (
     CandidateRow,
     DecisionRow,
     EvaluationRow,
-    FeedbackRow,
     ForgetReport,
     RequestRow,
     Row,
@@ -37,6 +36,7 @@ from inferloom.store.rows import (
     UsageReport,
 )
 from inferloom.store.scored import Scored
+from inferloom.store.served import Served
 from inferloom.store.studies import Studies
 from inferloom.store.writer import Writer
 
@@ -61,6 +61,7 @@ class Store:
         self.memories = Memories(access, self._writer)
         self.routers = Routers(access, self._writer)
         self.scored = Scored(access)
+        self.served = Served(access)
         # Runs on `close`, or when the store is dropped, or when Python ends: whatever was handed over is written.
         self._finish = weakref.finalize(self, _finish, self._writer, self._bank, engine)
 
@@ -248,12 +249,6 @@ class Store:
     ) -> list[DecisionRow]:
         """What routers chose, newest first."""
         return self._decisions.decisions(router, run, since, limit)
-
-    def feedback(
-        self, *, run: str | None = None, decisions: Sequence[str] | None = None, since: float = 0.0
-    ) -> list[FeedbackRow]:
-        """Scores that came afterwards, in the order in which they came."""
-        return self._decisions.feedback(run, decisions, since)
 
     def decided(self, router: str) -> list[Decided]:
         """A router's decisions with what became of them, oldest first."""

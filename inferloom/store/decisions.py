@@ -1,9 +1,8 @@
-"""Reading what routers chose, and the scores that came afterwards."""
+"""Reading what routers chose, and what became of it."""
 
 from __future__ import annotations
 
 from collections import defaultdict
-from collections.abc import Sequence
 from statistics import fmean
 from typing import NamedTuple
 
@@ -13,8 +12,8 @@ from inferloom.core.types import Usage
 from inferloom.store import tables
 from inferloom.store.access import Access
 from inferloom.store.bank import in_chunks
-from inferloom.store.codec import USAGE_COLUMNS, read_decision, read_feedback, read_usage
-from inferloom.store.rows import DecisionRow, FeedbackRow
+from inferloom.store.codec import USAGE_COLUMNS, read_decision, read_usage
+from inferloom.store.rows import DecisionRow
 
 _DECISIONS = tables.table(tables.DecisionTable)
 _FEEDBACK = tables.table(tables.FeedbackTable)
@@ -38,7 +37,7 @@ class Decided(NamedTuple):
 
 
 class Decisions:
-    """The reading half of the store that concerns decisions and feedback."""
+    """The reading half of the store that concerns decisions."""
 
     def __init__(self, access: Access) -> None:
         self._access = access
@@ -52,19 +51,6 @@ class Decisions:
         if run is not None:
             statement = statement.where(columns.run == run)
         return [read_decision(row) for row in self._access.rows(statement.limit(limit))]
-
-    def feedback(self, run: str | None, decisions: Sequence[str] | None, since: float) -> list[FeedbackRow]:
-        """Scores in the order in which they came."""
-        columns = _FEEDBACK.c
-        statement = select(_FEEDBACK).where(columns.created >= since)
-        if run is not None:
-            statement = statement.where(columns.run == run)
-        if decisions is None:
-            found = self._access.rows(statement)
-        else:
-            chunks = in_chunks(columns.decision, list(decisions))
-            found = [row for condition in chunks for row in self._access.rows(statement.where(condition))]
-        return sorted((read_feedback(row) for row in found), key=lambda row: (row.created, row.id))
 
     def decided(self, router: str) -> list[Decided]:
         """A router's decisions with what became of them, oldest first."""

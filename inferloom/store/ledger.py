@@ -26,7 +26,7 @@ _CANDIDATES = tables.table(tables.CandidateTable)
 _PIPELINES = tables.table(tables.PipelineTable)
 
 _KINDS = ("nominal", "billed", "bound")
-_SUMS = [func.sum(_CALLS.c[f"{kind}_{name}"]).label(f"{kind}_{name}") for kind in _KINDS for name in USAGE_COLUMNS]
+SUMS = [func.sum(_CALLS.c[f"{kind}_{name}"]).label(f"{kind}_{name}") for kind in _KINDS for name in USAGE_COLUMNS]
 
 
 class Ledger:
@@ -84,18 +84,18 @@ class Ledger:
 
     def usage(self, run: str) -> UsageReport:
         """The sum of a run's ledger rows."""
-        return self._sum(select(*_SUMS).where(_CALLS.c.run == run))
+        return self._sum(select(*SUMS).where(_CALLS.c.run == run))
 
     def usage_by_model(self, run: str) -> dict[str, UsageReport]:
         """The sum of a run's ledger rows by model name."""
-        statement = select(_CALLS.c.model, *_SUMS).where(_CALLS.c.run == run)
+        statement = select(_CALLS.c.model, *SUMS).where(_CALLS.c.run == run)
         statement = statement.group_by(_CALLS.c.model).order_by(_CALLS.c.model)
-        return {str(row["model"]): _report(row) for row in self._access.rows(statement)}
+        return {str(row["model"]): report_of(row) for row in self._access.rows(statement)}
 
     def study_usage(self, study: str) -> UsageReport:
         """The sum of the ledger rows of a study's runs."""
         of_study: ColumnElement[bool] = _CALLS.c.run.in_(select(_RUNS.c.id).where(_RUNS.c.study == study))
-        return self._sum(select(*_SUMS).where(of_study))
+        return self._sum(select(*SUMS).where(of_study))
 
     def pipeline(self, hash: str) -> str:
         """The YAML of a pipeline by the hash of its specification."""
@@ -107,9 +107,10 @@ class Ledger:
 
     def _sum(self, statement: Executable) -> UsageReport:
         row = self._access.row(statement)
-        return UsageReport() if row is None else _report(row)
+        return UsageReport() if row is None else report_of(row)
 
 
-def _report(row: Mapping[str, object]) -> UsageReport:
+def report_of(row: Mapping[str, object]) -> UsageReport:
+    """The report that a row of `SUMS` gives."""
     nominal, billed, bound = (read_usage(row, kind) for kind in _KINDS)
     return UsageReport(nominal=nominal, billed=billed, bound=bound)

@@ -14,6 +14,7 @@ from inferloom.core.errors import Outcome
 from inferloom.core.types import Candidate, Completion, Json, Usage
 
 RunStatus = Literal["running", "done", "failed"]
+ServedStatus = Literal["running", "done", "failed"]
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -187,16 +188,40 @@ class TouchRow:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
+class ServedRow:
+    """A request to the server under an `Idempotency-Key`; a later row of the same id replaces the earlier."""
+
+    id: str
+    owner: str
+    """The name of the API key that it came with."""
+    idempotency: str
+    request: str
+    """The hash of the request's body."""
+    run: str
+    """The run of its first choice, the latest where it was taken up again."""
+    stream: str
+    status: ServedStatus
+    response: str | None = None
+    """The answer as JSON, once it is done."""
+    created: float
+    updated: float
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
 class FeedbackRow:
-    """A score of a run, or of one decision in it, that came afterwards; a later row of the same id replaces it."""
+    """A score that somebody gave to a run."""
 
     id: str
     run: str
-    decision: str | None = None
     score: float
+    """From 0 to 1."""
     grader: str
+    """Who or what judged, such as `user`."""
+    decision: str | None = None
+    """The decision of a router that is judged; None: the run as a whole."""
     comment: str | None = None
-    owner: str | None = None
+    owner: str
+    """The name of the API key that it came with."""
     created: float
 
 
@@ -230,6 +255,7 @@ Row: TypeAlias = (
     | StudyRow
     | TouchRow
     | DecisionRow
+    | ServedRow
     | FeedbackRow
 )
 
@@ -262,7 +288,7 @@ class BankSize(NamedTuple):
     requests: int
     completions: int
     bytes: int
-    """UTF-8 bytes of texts, reasoning, kept prompts and log-probabilities."""
+    """UTF-8 bytes of texts, reasoning, kept prompts, log-probabilities and tool calls."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

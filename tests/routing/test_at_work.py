@@ -181,14 +181,14 @@ async def test_scores_come_from_feedback_on_the_run_or_on_the_decision(store: St
 
     def score(run: str, value: float, decision: str | None = None) -> FeedbackRow:
         return FeedbackRow(
-            id=f"{run}{value}", run=run, decision=decision, score=value, grader="test", created=time.time()
+            id=f"{run}{value}", run=run, decision=decision, score=value, grader="test", owner="", created=time.time()
         )
 
     await store.write(score(runs[0], 1.0), score(runs[0], 0.5), score(runs[1], 0.25, decisions[runs[1]].id))
     found = {record.decision.run: record for record in store.decided("small-world")}
     assert [found[run].score for run in runs] == [0.75, 0.25, None]
     assert all(found[run].usage == store.usage(run).nominal for run in runs)
-    assert [row.score for row in store.feedback(run=runs[0])] == [1.0, 0.5]
+    assert [row.score for row in store.served.feedback(runs[0])] == [1.0, 0.5]
 
 
 @pytest.mark.parametrize(
@@ -270,9 +270,9 @@ def test_forgetting_a_question_empties_what_its_decision_says(store: Store, tmp_
     path = routed.exported(tmp_path, price=0.003)
     pipeline = Pipeline(PipelineSpec.load(path), Gateway(store))
     run = pipeline.invoke("77+11").run_id
-    store.write_sync(FeedbackRow(id="f", run=run, score=1.0, grader="g", comment="about 77+11", created=0.0))
+    store.write_sync(FeedbackRow(id="f", run=run, score=1.0, grader="g", comment="about 77+11", owner="", created=0.0))
     store.bank_forget("77+11")
     (decision,) = store.decisions(run=run)
     assert (decision.query, dict(decision.reasons)) == ("", {}) and decision.propensity == 1
-    assert store.feedback(run=run)[0].comment is None
+    assert store.served.feedback(run)[0].comment is None
     assert np.isfinite(store.decided("small-world")[0].usage.usd)

@@ -1,4 +1,4 @@
-"""Feedback: scores of runs and decisions that came afterwards."""
+"""Requests to the server and scores of runs."""
 
 from __future__ import annotations
 
@@ -12,7 +12,23 @@ depends_on = None
 
 
 def upgrade() -> None:
-    """Make the table of feedback."""
+    """Make the tables of the server."""
+    op.create_index("ix_runs_tag", "runs", ["tag"])
+    op.create_table(
+        "served",
+        sa.Column("id", sa.Text(), nullable=False),
+        sa.Column("owner", sa.Text(), nullable=False),
+        sa.Column("idempotency", sa.Text(), nullable=False),
+        sa.Column("request", sa.Text(), nullable=False),
+        sa.Column("run", sa.Text(), nullable=False),
+        sa.Column("stream", sa.Text(), nullable=False),
+        sa.Column("status", sa.Text(), nullable=False),
+        sa.Column("response", sa.Text(), nullable=True),
+        sa.Column("created", sa.Double(), nullable=False),
+        sa.Column("updated", sa.Double(), nullable=False),
+        sa.PrimaryKeyConstraint("id"),
+    )
+    op.create_index("ix_served_run", "served", ["run"])
     op.create_table(
         "feedback",
         sa.Column("id", sa.Text(), nullable=False),
@@ -21,9 +37,8 @@ def upgrade() -> None:
         sa.Column("score", sa.Double(), nullable=False),
         sa.Column("grader", sa.Text(), nullable=False),
         sa.Column("comment", sa.Text(), nullable=True),
-        sa.Column("owner", sa.Text(), nullable=True),
+        sa.Column("owner", sa.Text(), nullable=False),
         sa.Column("created", sa.Double(), nullable=False),
         sa.PrimaryKeyConstraint("id"),
     )
     op.create_index("ix_feedback_run", "feedback", ["run"])
-    op.create_index("ix_feedback_decision", "feedback", ["decision"])
