@@ -15,6 +15,7 @@ from inferloom.core.errors import SpecError, UserError
 if TYPE_CHECKING:
     from inferloom.core.types import Json as JsonValue
     from inferloom.routing.card import RouterCard
+    from inferloom.routing.outcomes import Outcomes
     from inferloom.routing.promotion import Shadow
     from inferloom.store import Store
     from inferloom.store.decisions import Decided
@@ -127,6 +128,21 @@ def learn(folder: Folder, db: Db = DEFAULT_DB, json: Json = False) -> None:
         f"learned from {count(scored, 'score')} of {count(len(records), 'decision')}; wrote {path}",
         json,
     )
+
+
+def with_served(outcomes: Outcomes, folder: Path, db: str) -> Outcomes:
+    """Outcomes with the scored decisions of a router added to them."""
+    from inferloom.routing.card import read_card
+    from inferloom.routing.online import served_outcomes
+    from inferloom.routing.outcomes import merged
+
+    card = read_card(folder)
+    store = open_to_read(db)
+    try:
+        records = _of_version(store, card)
+    finally:
+        store.close()
+    return merged([outcomes, served_outcomes(card.online.router, records, list(card.ids))])
 
 
 def monitor(folder: Folder, db: Db = DEFAULT_DB, json: Json = False) -> None:

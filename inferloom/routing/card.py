@@ -148,7 +148,8 @@ def _number(key: str, value: Json) -> float:
 
 
 def _explore(value: Json) -> Explore | None:
-    known = [field.name for field in fields(Explore)]
+    # A pipeline's questions carry no tags to go by.
+    known = [field.name for field in fields(Explore) if field.name != "bypass"]
     if value is False or value is None:
         return None
     if value is True:
@@ -158,7 +159,7 @@ def _explore(value: Json) -> Explore | None:
     for key in value:
         if key not in known:
             raise SpecError(f"unknown key `{key}` of `explore`", suggestion=nearest(key, known))
-    return Explore(**{key: tuple(one) if isinstance(one, list) else one for key, one in value.items()})  # type: ignore[arg-type] # Explore checks
+    return Explore(**value)  # type: ignore[arg-type] # Explore checks
 
 
 def arm_names(arms: Sequence[tuple[str, str]]) -> dict[str, str]:

@@ -21,6 +21,7 @@ from inferloom.core.errors import DataError, SetupError
 from inferloom.routing.bandit import Posterior, Vector, chances, draw
 from inferloom.routing.explore import Explore
 from inferloom.routing.history import cost_of
+from inferloom.routing.outcomes import Gatherer, Outcomes
 from inferloom.routing.policy import Decision, Policy, decide
 from inferloom.routing.router import Prediction, Router
 
@@ -214,3 +215,28 @@ def described(router: Router, x: NDArray[np.float32], prediction: Prediction) ->
     first = np.zeros((len(x), _COLUMNS))
     first[:, : min(_COLUMNS, x.shape[1])] = x[:, :_COLUMNS]
     return np.concatenate([np.ones((len(x), 1)), prediction.quality - mean, first / np.sqrt(_COLUMNS)], axis=1)
+
+
+def served_outcomes(router: Router, records: Sequence[Decided], names: Sequence[str]) -> Outcomes:
+    """Decisions with their scores as data to train on, beside those of evaluations; each with its propensity.
+
+    Args:
+        router: The router that decided, whose arms these are.
+        records: The decisions; those without a score are left out, since missing is not zero.
+        names: What the records call the arms, in the router's order.
+    """
+    unit = router.manifest.unit
+    gatherer = Gatherer(unit=unit, source=f"decisions of {router.manifest.name}")
+    for arm in router.arms:
+        gatherer.add_arm(arm)
+    places = {name: place for place, name in enumerate(names)}
+    for record in records:
+        if record.score is not None and record.question and record.decision.arm in places:
+            gatherer.add(
+                router.arms[places[record.decision.arm]].id,
+                record.question,
+                record.score,
+                cost_of(record.usage, unit),
+                propensity=record.decision.propensity,
+            )
+    return gatherer.outcomes()

@@ -28,6 +28,8 @@ def test_from_export_to_roll_back(kept: Path, cli: Cli) -> None:
     assert cli("plan", "routed.yaml", "--json").json["calls"] == [1, 3]
     assert '"cheap"' in cli("show", "routed.yaml", "--mermaid").out
     runs = [cli("run", "routed.yaml", f"{number}+5", "--json").json["run_id"] for number in range(20, 28)]
+    shown = cli("runs", "show", runs[0])
+    assert f"routed to  {cli('runs', 'show', runs[0], '--json').json['decisions'][0]['arm']} by w" in shown.out
     for run in runs[:5]:
         assert cli("router", "feedback", run, "1").code == 0
     assert cli("router", "feedback", runs[0], "0", "--json").json == {"run": runs[0], "score": 0.0, "decisions": 1}

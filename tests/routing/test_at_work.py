@@ -19,8 +19,8 @@ from inferloom.pipelines.run import Pipeline
 from inferloom.pipelines.spec import PipelineSpec
 from inferloom.routing.card import RouterCard, arm_names, read_card
 from inferloom.routing.export import export_system
-from inferloom.routing.online import Online
-from inferloom.routing.outcomes import names_arm
+from inferloom.routing.online import Online, served_outcomes
+from inferloom.routing.outcomes import merged, names_arm
 from inferloom.routing.promotion import card_of, monitor, promote, roll_back, shadow
 from inferloom.routing.router import Manifest, Router
 from inferloom.store import FeedbackRow, Store
@@ -108,6 +108,21 @@ def test_late_scores_correct_the_router_and_a_missing_one_is_not_zero(tmp_path: 
     nothing.learn([record._replace(score=None) for record in records], list(card.ids))
     unchanged, _ = nothing.corrected(before, about)
     assert unchanged.quality == pytest.approx(before.quality)
+
+
+def test_scored_decisions_are_training_data_with_their_propensity(tmp_path: Path) -> None:
+    routed.exported(tmp_path, price=0.003)
+    card = read_card(tmp_path / "router")
+    records = [
+        record._replace(score=record.score if number % 3 else None) for number, record in enumerate(served(card, 300))
+    ]
+    made = served_outcomes(card.online.router, records, list(card.ids))
+    assert [arm.id for arm in made.arms] == ["c" * 16, "d" * 16]
+    assert int(made.count.sum()) == 200 and made.propensity is not None
+    seen = made.propensity[made.observed]
+    assert seen.min() < 0.3 and seen.max() > 0.7
+    both = merged([routed.outcomes(), made])
+    assert len(both) == 300 + len(made), "learned from together"
 
 
 def test_what_was_learned_for_another_router_is_refused(tmp_path: Path) -> None:
@@ -201,6 +216,7 @@ async def test_scores_come_from_feedback_on_the_run_or_on_the_decision(store: St
         ({"cost_factor": {"dear": "half"}}, "`cost_factor.dear` of a policy must be a number"),
         ({"explore": {"shair": 0.1}}, "unknown key `shair` of `explore`"),
         ({"explore": {"share": 2}}, "`share` is 2"),
+        ({"explore": {"bypass": ["x"]}}, "unknown key `bypass` of `explore`"),
         ({"unfamiliar": "no"}, "must be true or false"),
     ],
 )
