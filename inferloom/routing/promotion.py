@@ -7,7 +7,7 @@ arms, which `explore` gives. Versions stay in the database; the champion is writ
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
@@ -48,8 +48,8 @@ class Shadow:
 def shadow(champion: RouterCard, challenger: RouterCard, records: Sequence[Decided], *, seed: int = 0) -> Shadow:
     """Whether a challenger would have done better than the champion on what that was asked.
 
-    Rewards are scores less the champion's price of their real cost. The two routers' own choices are compared, without
-    what either would try out.
+    Rewards are scores less the price (that of the latest decision) of their real cost. The two routers' own choices
+    are compared, without what either would try out.
 
     Args:
         champion: The router that served.
@@ -73,7 +73,8 @@ def shadow(champion: RouterCard, challenger: RouterCard, records: Sequence[Decid
     if not known:
         raise DataError(f"the decisions of `{champion.name}` are of arms that it has no more")
     questions = [record.question for record in known]
-    weighed, _ = champion.policy({})
+    served = served_policy(known)
+    weighed, _ = champion.policy(served)
     router = champion.online.router
     prediction = router.predict(questions)
     model = np.zeros((len(known), len(arms)))
@@ -93,7 +94,8 @@ def shadow(champion: RouterCard, challenger: RouterCard, records: Sequence[Decid
         model=model,
         supported=supported,
     )
-    verdict = compare(logged, _taken(challenger, questions, places), _taken(champion, questions, places), seed=seed)
+    taken = [_taken(card, questions, places, served) for card in (challenger, champion)]
+    verdict = compare(logged, taken[0], taken[1], seed=seed)
     return Shadow(verdict, len(records), len(known))
 
 
@@ -102,10 +104,16 @@ def _reward(record: Decided, price: float, unit: str) -> float:
     return record.score - price * cost_of(record.usage, unit)
 
 
-def _taken(card: RouterCard, questions: Sequence[str], places: dict[str, int]) -> Matrix:
+def served_policy(records: Sequence[Decided]) -> dict[str, Json]:
+    """What the pipeline's policy says of the price, from its latest decision: the price is not the router's own."""
+    price = records[-1].decision.reasons.get("price")
+    return {"price": price} if isinstance(price, int | float) else {}
+
+
+def _taken(card: RouterCard, questions: Sequence[str], places: dict[str, int], policy: Mapping[str, Json]) -> Matrix:
     """(N, A): 1 where a router takes an arm."""
     router = card.online.router
-    decided = decide(router, router.predict(questions), card.policy({})[0])
+    decided = decide(router, router.predict(questions), card.policy(policy)[0])
     taken = np.zeros((len(questions), len(places)))
     taken[np.arange(len(questions)), [places[decision.arm] for decision in decided]] = 1.0
     return taken
@@ -192,13 +200,13 @@ def monitor(card: RouterCard, records: Sequence[Decided]) -> list[drift.Reading]
         scored = [(row, record.score) for row, record in mine if record.score is not None]
         predicted = prediction.quality[[row for row, _ in scored], arm].astype(np.float64)
         readings += drift.calibration(predicted, np.array([score for _, score in scored], np.float64), name)
-    return [*readings, *drift.shares(planned_shares(card), taken, names)]
+    return [*readings, *drift.shares(planned_shares(card, served_policy(known)), taken, names)]
 
 
-def planned_shares(card: RouterCard) -> Matrix:
+def planned_shares(card: RouterCard, policy: Mapping[str, Json]) -> Matrix:
     """(A): how often each arm is taken on the questions that the router remembers from its training."""
     router = card.online.router
     remembered = np.asarray(router.arrays["near.x"] / STEPS, dtype=np.float32)
-    decided = decide(router, router.predict_features(remembered), card.policy({})[0])
+    decided = decide(router, router.predict_features(remembered), card.policy(policy)[0])
     counts = np.bincount([decision.index for decision in decided], minlength=len(card.ids))
     return np.asarray(counts / counts.sum(), dtype=np.float64)
