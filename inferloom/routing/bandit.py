@@ -2,8 +2,9 @@
 
 Each arm has a linear model of how far its reward is from what the router predicted, on a few numbers about the question
 (what is predicted of every arm, and the first of the router's features). Its sufficient statistics add up, each
-observation with the weight `decay ** age`, where the age counts decisions since the one that is rewarded. So a reward that comes late is folded in exactly as if it had come at once, in any order, and one
-that never comes changes nothing: missing is not zero.
+observation with the weight `decay ** age`, where the age counts decisions since the one that is rewarded. So a reward
+that comes late is folded in exactly as if it had come at once, in any order, and one that never comes changes nothing:
+missing is not zero.
 
 Arms are drawn by Thompson sampling (W. R. Thompson, Biometrika 25 (1933); S. Agrawal and N. Goyal, arXiv 1209.3352),
 within limits: see `Explore`. The chance of each arm is worked out before one is drawn, from 256 samples of the

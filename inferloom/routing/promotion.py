@@ -94,8 +94,8 @@ def shadow(champion: RouterCard, challenger: RouterCard, records: Sequence[Decid
         model=model,
         supported=supported,
     )
-    taken = [_taken(card, questions, places, served) for card in (challenger, champion)]
-    verdict = compare(logged, taken[0], taken[1], seed=seed)
+    theirs, own = (_taken(card, questions, places, served) for card in (challenger, champion))
+    verdict = compare(logged, theirs, own, seed=seed)
     return Shadow(verdict, len(records), len(known))
 
 
