@@ -139,11 +139,12 @@ class Featurizer:
             opened = open_named(choice)
             given = vectors if vectors is not None else embed(opened, texts)
             centre = given.mean(axis=0)
-            _, _, axes = np.linalg.svd(given - centre, full_matrices=False)
+            # The last axes are the largest; as many rows of the covariance as the vectors have dimensions.
+            _, axes = np.linalg.eigh(np.cov(given, rowvar=False))
             arrays = {
                 "probe": embed(opened, [_PROBE])[0],
                 "centre": centre.astype(np.float32),
-                "axes": np.ascontiguousarray(axes[:dimensions].T, dtype=np.float32),
+                "axes": np.ascontiguousarray(axes[:, ::-1][:, :dimensions], dtype=np.float32),
             }
         known = tuple(sorted({tag for tag in tags or () if tag is not None}))
         width = arrays["axes"].shape[-1] + len(SURFACE) + len(known)

@@ -9,7 +9,8 @@ Definitions, and where ours depart:
   looking at the question. The baseline to beat.
 - *Curve* of a sweep: its (mean cost, mean quality) points by rising cost, joined by lines, flat outside; no hull, which
   would choose among points on the test questions.
-- *AUC*: the mean height of a curve over [cost of the cheapest arm, cost of the best arm], linear in cost.
+- *AUC*: the mean height of a curve over [cost of the cheapest arm, cost of the best arm]: over the logarithm of cost
+  where these are far apart (`WIDE`), else over cost. Mixtures are straight in cost in both cases.
 - *Gap closed*: (AUC - AUC of the zero router) / (AUC of the oracle - AUC of the zero router).
 - *Oracle*: for each question the best arm at the price; at price 0 the cheapest of the best.
 - *AIQ* (RouterBench): the area under the non-decreasing hull over the costs of the arms, divided by their range.
@@ -32,6 +33,10 @@ Array = NDArray[np.float64]
 Places = NDArray[np.intp]
 POINTS = 41
 """Prices of a sweep."""
+GRID = 201
+"""Points of an area."""
+WIDE = 4.0
+"""Ratio of the best arm's cost to the cheapest's from which areas are taken over the logarithm of cost."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -103,12 +108,13 @@ def _starts(last: NDArray[np.bool_]) -> NDArray[np.intp]:
     return np.concatenate([[0], ends[:-1] + 1])
 
 
-def area(cost: Array, quality: Array, low: float, high: float) -> float:
-    """The mean height of a curve between two costs."""
+def area(cost: Array, quality: Array, low: float, high: float, *, log: bool = False) -> float:
+    """The mean height of a curve between two costs, over cost or over its logarithm."""
     if high <= low:
         return float(height(np.array([low]), cost, quality)[0])
-    at = np.unique(np.concatenate([[low, high], cost[(cost > low) & (cost < high)]]))
-    return float(np.trapezoid(height(at, cost, quality), at) / (high - low))
+    at = np.geomspace(low, high, GRID) if log else np.linspace(low, high, GRID)
+    heights = height(at, cost, quality)
+    return float((heights[:-1] + heights[1:]).mean() / 2)
 
 
 @dataclass(frozen=True, slots=True)
@@ -119,6 +125,11 @@ class Bounds:
     high: float
     best: float
     """The quality of the best arm."""
+
+    @property
+    def log(self) -> bool:
+        """Whether areas are taken over the logarithm of cost."""
+        return self.low > 0 and self.high >= WIDE * self.low
 
     @classmethod
     def of(cls, quality: Array, cost: Array) -> Bounds:
@@ -160,9 +171,10 @@ def worth(policy: Means, oracle: Means, arms: Means) -> Worth:
     """A sweep's figures beside those of the oracle and of the fixed arms, on the same questions."""
     bounds = Bounds.of(arms.quality, arms.cost)
     zero_c, zero_q = hull(arms.cost, arms.quality)
-    zero = area(zero_c, zero_q, bounds.low, bounds.high)
-    own = area(policy.cost, policy.quality, bounds.low, bounds.high)
-    most = area(oracle.cost, oracle.quality, bounds.low, bounds.high)
+    over = (bounds.low, bounds.high)
+    zero = area(zero_c, zero_q, *over, log=bounds.log)
+    own = area(policy.cost, policy.quality, *over, log=bounds.log)
+    most = area(oracle.cost, oracle.quality, *over, log=bounds.log)
     gap = (own - zero) / (most - zero) if most - zero > 1e-12 else float("nan")
     equal = float(height(np.array([bounds.high]), policy.cost, policy.quality)[0]) - bounds.best
     at = cost_at(policy.cost, policy.quality, bounds.best)

@@ -36,7 +36,8 @@ Arrays = dict[str, NDArray[np.float32]]
 NEIGHBOURS = (5, 10, 20, 40, 80, 160)
 RIDGES = (3.0, 30.0, 300.0)
 PULLS = (2.0, 10.0)
-MOST_REMEMBERED = 3500
+MOST_REMEMBERED, MEMORY_BYTES = 3500, 450_000
+"""Training questions that a router remembers: at most so many, and so many bytes."""
 FAMILIAR = 1.5
 """A question is unfamiliar beyond so many times the distance within which 99 of 100 calibration questions are."""
 
@@ -206,8 +207,9 @@ def fit_neighbours(
 ) -> tuple[int, int]:
     """Remember training questions, and choose how many neighbours count and by which features; (k, columns)."""
     rows = np.arange(len(train))
-    if len(rows) > MOST_REMEMBERED:
-        rows = np.sort(np.random.default_rng([seed, 19]).choice(len(rows), MOST_REMEMBERED, replace=False))
+    most = min(MOST_REMEMBERED, MEMORY_BYTES // (x.shape[1] + len(train.arms) + len(times)))
+    if len(rows) > most:
+        rows = np.sort(np.random.default_rng([seed, 19]).choice(len(rows), most, replace=False))
     best: tuple[float, int, int, float] | None = None
     for columns, pull in itertools.product(sorted({embedded or x.shape[1], x.shape[1]}), PULLS):
         made = remember(x[rows], train.quality[rows], np.ones((1, len(rows)), np.int64), pull)
