@@ -7,7 +7,7 @@ VLLM_STAMP := .venv-vllm/.stamp
 CLIENTS_STAMP := .venv-clients/.stamp
 DEMO := demo
 
-.PHONY: help venv check format test test-postgres test-vllm test-clients demo bench-memory bench-overhead bench-prefix-cache bench-search bench-serve bench-speculative bench-techniques bench-effort bench-traffic clean
+.PHONY: help venv check format test test-postgres test-vllm demo test-clients bench-memory bench-overhead bench-prefix-cache bench-replay bench-search bench-serve bench-speculative bench-techniques bench-effort bench-traffic clean
 
 help: ## Show this list
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / {printf "  make %-18s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
@@ -30,8 +30,8 @@ format: $(STAMP) ## Mend what the linter and the formatter can mend
 test: $(STAMP) ## Every test
 	$(BIN)/python -m pytest
 
-test-postgres: $(STAMP) ## The tests of database and memories on a real PostgreSQL server, started for them
-	$(BIN)/python scripts/with_postgres.py $(BIN)/python -m pytest tests/store tests/memory
+test-postgres: $(STAMP) ## The tests of database, memories and workers on a real PostgreSQL server, started for them
+	$(BIN)/python scripts/with_postgres.py $(BIN)/python -m pytest tests/store tests/memory tests/search/test_workers.py tests/search/test_outages.py
 
 # Makes .venv-vllm/ where that is due; ends the recipe well where the package index has no vLLM for this machine.
 define NEED_VLLM
@@ -79,6 +79,9 @@ bench-traffic: $(STAMP) ## A router that learns while it serves, on simulated tr
 
 bench-memory: $(STAMP) ## What a memory gains, keeps under a limit, and costs to read; ARGS="--card" writes docs/memory.md
 	$(BIN)/python benchmarks/memory.py $(ARGS)
+
+bench-replay: $(STAMP) ## Trials from a full bank on one core, alone and beside a million other completions
+	$(BIN)/python benchmarks/replay.py
 
 bench-overhead: $(STAMP) ## CPU per node beside a bare LangGraph graph of the same shape
 	$(BIN)/python benchmarks/overhead.py

@@ -14,7 +14,7 @@ import typer
 
 from inferloom.cli.options import DEFAULT_DB, Db, Json, open_store, open_to_read
 from inferloom.cli.output import check_new, count, moment, print_json, print_table, print_text, report, write_new
-from inferloom.cli.search import Limits, Out, conduct, limited
+from inferloom.cli.search import Limits, Out, Ray, WorkerCount, conduct, hands, limited
 from inferloom.core.errors import SetupError, SpecError
 
 if TYPE_CHECKING:
@@ -22,6 +22,7 @@ if TYPE_CHECKING:
     from inferloom.search.job import SearchJob
     from inferloom.search.record import StudyRecord
     from inferloom.search.result import StudyResult
+    from inferloom.search.worker import Workers
     from inferloom.store import EvaluationRow, Store
 
 app = typer.Typer(help="Look at studies, compare them, go on with them, export and delete them.")
@@ -203,11 +204,13 @@ def resume(
     name: Name,
     out: Out = Path(),
     max_billed: Limits = None,
+    workers: WorkerCount = None,
+    ray: Ray = None,
     db: Db = DEFAULT_DB,
     json: Json = False,
 ) -> None:
     """Go on with a study where it broke off, by the job that is stored with it; the job's file is not needed."""
-    _go_on(_record(name, db).job, name, "resume", max_billed, out, db, json)
+    _go_on(_record(name, db).job, name, "resume", max_billed, hands(workers, ray), out, db, json)
 
 
 @app.command("extend")
@@ -219,6 +222,8 @@ def extend(
     ],
     out: Out = Path(),
     max_billed: Limits = None,
+    workers: WorkerCount = None,
+    ray: Ray = None,
     db: Db = DEFAULT_DB,
     json: Json = False,
 ) -> None:
@@ -226,14 +231,21 @@ def extend(
 
     The test split is looked at once more, which is counted and said.
     """
-    _go_on(_record(name, db).extended(trials), name, "extend", max_billed, out, db, json)
+    _go_on(_record(name, db).extended(trials), name, "extend", max_billed, hands(workers, ray), out, db, json)
 
 
 def _go_on(
-    job: SearchJob, name: str, command: str, max_billed: list[str] | None, out: Path, db: str, json: bool
+    job: SearchJob,
+    name: str,
+    command: str,
+    max_billed: list[str] | None,
+    workers: Workers | None,
+    out: Path,
+    db: str,
+    json: bool,
 ) -> None:
     job = limited(job, max_billed, f"study {command}")
-    conduct(job, name, ["study", "resume", name], out=out, db=db, json=json)
+    conduct(job, name, ["study", "resume", name], out=out, workers=workers, db=db, json=json)
 
 
 @contextmanager

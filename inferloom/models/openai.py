@@ -32,6 +32,7 @@ from inferloom.core.errors import (
 )
 from inferloom.core.protocols import Capabilities, TokenSink
 from inferloom.core.types import Completion, Request
+from inferloom.models.fleet import Fleet
 from inferloom.models.openai_wire import (
     ChatReply,
     Reply,
@@ -282,13 +283,17 @@ class OpenAIBackend:
         return body
 
 
-def open_openai(rest: str, spec: ModelSpec) -> OpenAIBackend:
+def open_openai(rest: str, spec: ModelSpec) -> OpenAIBackend | Fleet:
     """The backend of `openai:rest`. Makes no request.
 
     Raises:
         SetupError: The key's environment variable is not set.
     """
-    return OpenAIBackend(rest, spec)
+    first = OpenAIBackend(rest, spec)
+    if not spec.replicas:
+        return first
+    others = (spec.model_copy(update={"base_url": url, "replicas": ()}) for url in spec.replicas)
+    return Fleet([first, *(OpenAIBackend(rest, other) for other in others)])
 
 
 def _lease(model: str, spec: ModelSpec) -> Lease | None:

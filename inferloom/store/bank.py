@@ -10,6 +10,7 @@ import sqlite3
 import time
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import suppress
+from functools import partial
 from pathlib import Path
 from typing import TypeVar, cast
 
@@ -31,6 +32,7 @@ from inferloom.core.types import Completion
 from inferloom.store import tables
 from inferloom.store.access import Access, reason
 from inferloom.store.codec import COMPLETION_COLUMNS, read_address, read_completion
+from inferloom.store.outage import patiently
 from inferloom.store.rows import Address, BankSize, RequestRow
 from inferloom.store.writer import Writer
 
@@ -72,7 +74,7 @@ class Bank:
             if self._direct is not None:
                 found = self._direct_rows(self._direct, parameters)
             else:
-                found = await asyncio.to_thread(self._pooled_rows, parameters)
+                found = await asyncio.to_thread(patiently, self._access.engine, partial(self._pooled_rows, parameters))
         except (DBAPIError, sqlite3.Error) as error:
             raise DatabaseError(f"database {self._access.place} cannot be read: {reason(error)}") from error
         wanted = set(indices)
