@@ -198,11 +198,31 @@ def promote(
     finally:
         store.close()
     told = "" if shadow is None else f": {shadow.verdict.standing}, {shadow.verdict.why}"
+    if shadow is not None and not json:
+        _print_shadow(shadow)
     done = "compared" if dry_run else "promoted"
     report(
         {"router": name, "version": version, "promoted": not dry_run} | ({} if shadow is None else shadow.to_json()),
         f"{done} {name}@{version} against {name}@{champion.version}{told}",
         json,
+    )
+
+
+def _print_shadow(shadow: Shadow) -> None:
+    estimates = {"challenger": shadow.challenger, "champion": shadow.champion}
+    print_table(
+        ["", "by the model", "IPS", "SNIPS", "doubly robust", "effective records", "clipped", "never had a chance"],
+        [
+            [
+                name,
+                *(f"{value:.4f}" for value in (one.direct, one.ips, one.snips, one.doubly_robust)),
+                f"{one.ess:,.0f}",
+                f"{one.clipped:.1%}",
+                f"{one.unsupported:.1%}",
+            ]
+            for name, one in estimates.items()
+        ],
+        title=f"reward per question, from {count(shadow.scored, 'scored decision')} of {shadow.decisions:,}",
     )
 
 

@@ -48,7 +48,7 @@ Conditions compare with <, <=, >, >= or ==: {", ".join(SUBJECTS)} (best and mean
     ROUTE: """\
 - route:                 # one of several ways, chosen for each question by a router that was trained on them
     router: ./router                      # its folder (relative to this file)
-    policy: {price: 0.1}                  # what quality is worth; `inferloom router explain` shows what it does
+    policy: {price: 0.0002}               # of a unit of cost, in quality; `router explain` shows what it does
     arms:                                 # all arms of the router, by its names, each with the steps it was trained on
       cheap: [sample: {model: small}]
       dear: [sample: {model: large, n: 4}, vote]

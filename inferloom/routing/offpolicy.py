@@ -8,7 +8,7 @@ question hard for both cancels out. No verdict is given where the records cannot
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from typing import Literal, TypeAlias
 
 import numpy as np
@@ -67,6 +67,10 @@ class Estimates:
     """The share of records whose weight was clipped."""
     unsupported: float
     """The share of the policy's choices that the one that ran could never have made."""
+
+    def to_json(self) -> dict[str, Json]:
+        """The estimates as plain JSON; what is not defined is null."""
+        return {name: value if value == value else None for name, value in asdict(self).items()}
 
 
 def estimate(logged: Logged, policy: Matrix, clip: float = CLIP) -> Estimates:

@@ -21,7 +21,7 @@ from inferloom.routing import drift
 from inferloom.routing.card import RouterCard, read_manifest
 from inferloom.routing.history import cost_of
 from inferloom.routing.model import STEPS
-from inferloom.routing.offpolicy import Logged, Matrix, Verdict, compare
+from inferloom.routing.offpolicy import Estimates, Logged, Matrix, Verdict, compare, estimate
 from inferloom.routing.online import FILE, Online
 from inferloom.routing.policy import decide
 from inferloom.routing.router import Router
@@ -39,10 +39,13 @@ class Shadow:
     """Of the champion, all."""
     scored: int
     """Those that the verdict rests on."""
+    challenger: Estimates
+    champion: Estimates
 
     def to_json(self) -> dict[str, Json]:
         """The comparison as plain JSON."""
-        return {"decisions": self.decisions, "scored": self.scored, **self.verdict.to_json()}
+        both = {"challenger": self.challenger.to_json(), "champion": self.champion.to_json()}
+        return {"decisions": self.decisions, "scored": self.scored, **self.verdict.to_json(), **both}
 
 
 def shadow(champion: RouterCard, challenger: RouterCard, records: Sequence[Decided], *, seed: int = 0) -> Shadow:
@@ -96,7 +99,7 @@ def shadow(champion: RouterCard, challenger: RouterCard, records: Sequence[Decid
     )
     theirs, own = (_taken(card, questions, places, served) for card in (challenger, champion))
     verdict = compare(logged, theirs, own, seed=seed)
-    return Shadow(verdict, len(records), len(known))
+    return Shadow(verdict, len(records), len(known), estimate(logged, theirs), estimate(logged, own))
 
 
 def _reward(record: Decided, price: float, unit: str) -> float:

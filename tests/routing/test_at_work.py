@@ -163,6 +163,10 @@ def test_a_challenger_takes_over_only_by_records_and_can_be_taken_back(store: St
     found = shadow(champion, challenger, wide)
     assert found.verdict.promote, found.verdict.why
     assert found.scored == 3000
+    assert found.verdict.difference is not None
+    gain = found.challenger.doubly_robust - found.champion.doubly_robust
+    assert gain == pytest.approx(found.verdict.difference.mean) and found.champion.unsupported == 0
+    assert json.loads(json.dumps(found.to_json()))["challenger"]["ess"] == found.challenger.ess
     folder = tmp_path / "router"
     promote(store, "w", 2, found, folder)
     assert store.routers.get("w").version == 2 and read_card(folder).version == challenger.version
