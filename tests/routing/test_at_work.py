@@ -18,9 +18,11 @@ from inferloom.models.client import Gateway
 from inferloom.pipelines.run import Pipeline
 from inferloom.pipelines.spec import PipelineSpec
 from inferloom.routing.card import RouterCard, arm_names, read_card
+from inferloom.routing.explore import Explore
 from inferloom.routing.export import export_system
 from inferloom.routing.online import Online, served_outcomes
 from inferloom.routing.outcomes import merged, names_arm
+from inferloom.routing.policy import Policy
 from inferloom.routing.promotion import card_of, monitor, promote, roll_back, shadow
 from inferloom.routing.router import Manifest, Router
 from inferloom.store import FeedbackRow, Store
@@ -85,6 +87,22 @@ async def test_what_is_tried_out_depends_on_the_stream_alone(store: Store, tmp_p
     assert rounds[0] == rounds[1] and set(rounds[0]) == {"cheap", "dear"}
     explored = [row for row in store.decisions("small-world") if row.explored]
     assert explored and all(row.propensity == pytest.approx(0.2, abs=0.01) for row in explored)
+
+
+def test_nothing_is_tried_out_on_questions_with_a_bypass_tag() -> None:
+    online = Online(routed.trained())
+    explore = Explore(share=0.9, random=0.9, extra=10, bypass=("private",))
+    taken = [online.choose("12+34", Policy(lam=0.003), explore, Random(seed), "private") for seed in range(40)]
+    assert all(not one.explored and one.chances.max() == 1 for one in taken)
+    others = [online.choose("12+34", Policy(lam=0.003), explore, Random(seed), "open") for seed in range(40)]
+    assert any(one.explored for one in others)
+
+
+def test_a_hard_limit_of_cost_holds_for_what_is_tried_out_too() -> None:
+    online = Online(routed.trained())
+    explore = Explore(share=1.0, random=1.0, extra=10)
+    capped = Policy(lam=0.0, max_cost=20.0)
+    assert {online.choose("sort the words ant bee", capped, explore, Random(seed)).arm for seed in range(40)} == {0}
 
 
 def test_late_scores_correct_the_router_and_a_missing_one_is_not_zero(tmp_path: Path) -> None:
