@@ -115,29 +115,28 @@ def learned(everything: Mapping[str, Drawn], features: Sequence[str]) -> list[Fo
 
 def at_price(parts: Sequence[Fold], place: int) -> tuple[Tried, Matrix]:
     """The cascades of one price on the questions that they were not learned on, and how sure they were."""
-    return together([(part, place) for part in parts])
-
-
-def at_cost(parts: Sequence[Fold], cost: Sequence[float]) -> tuple[Tried, Matrix]:
-    """The cascades that cost at most so much on the training questions, per fold; the dearest of these."""
-    return together(
-        [
-            (part, max((place for place, spent in enumerate(part.spent) if spent <= most), key=lambda p: part.spent[p]))
-            if min(part.spent) <= most
-            else (part, int(np.argmin(part.spent)))
-            for part, most in zip(parts, cost, strict=True)
-        ]
-    )
-
-
-def together(chosen: Sequence[tuple[Fold, int]]) -> tuple[Tried, Matrix]:
-    """The test questions of all folds as one."""
-    count = sum(len(part.test) for part, _ in chosen)
+    count = sum(len(part.test) for part in parts)
     right, cost, sure = np.empty(count), np.empty(count), np.empty(count)
-    for part, place in chosen:
+    for part in parts:
         replay = part.cascades[place].replay(part.looks)
         right[part.test], cost[part.test], sure[part.test] = replay.right, replay.cost, replay.sure
     return Tried(right, cost), sure
+
+
+def at_cost(parts: Sequence[Fold], cost: Sequence[float]) -> Tried:
+    """Cascades that cost so much on the training questions, per fold: two neighbouring prices, mixed to that end."""
+    count = sum(len(part.test) for part in parts)
+    right, spent = np.empty(count), np.empty(count)
+    for part, limit in zip(parts, cost, strict=True):
+        order = np.argsort(part.spent)
+        above = int(np.searchsorted(np.array(part.spent)[order], limit))
+        low, high = order[max(above - 1, 0)], order[min(above, len(order) - 1)]
+        gap = part.spent[high] - part.spent[low]
+        share = float(np.clip((limit - part.spent[low]) / gap, 0, 1)) if gap > 0 else 0.0
+        one, two = (part.cascades[place].replay(part.looks) for place in (low, high))
+        right[part.test] = (1 - share) * one.right + share * two.right
+        spent[part.test] = (1 - share) * one.cost + share * two.cost
+    return Tried(right, spent)
 
 
 def hull(arms: Sequence[Tried], train: NDArray[np.intp], cost: float) -> tuple[int, int, float]:
@@ -168,7 +167,7 @@ def equal_cost(everything: Mapping[str, Drawn], parts: Sequence[Fold]) -> list[s
     ]
     for (model, n), arm in arms.items():
         limits = [float(np.delete(arm.cost, part.test).mean()) for part in parts]
-        mine, _ = at_cost(parts, limits)
+        mine = at_cost(parts, limits)
         gain = paired_difference(mine.right.tolist(), arm.right.tolist())
         mixed = np.empty(len(mine.right))
         for part in parts:
@@ -213,7 +212,7 @@ def calibration(sure: Matrix, right: Matrix, bins: int = 10) -> float:
 def by_difficulty(everything: Mapping[str, Drawn], parts: Sequence[Fold]) -> list[str]:
     """What each arm does on easy and on hard questions, at the price at which the cascade costs one large draw."""
     limit = fixed(everything, "large", 1)
-    mine, _ = at_cost(parts, [float(np.delete(limit.cost, part.test).mean()) for part in parts])
+    mine = at_cost(parts, [float(np.delete(limit.cost, part.test).mean()) for part in parts])
     share = everything["small"].right.mean(axis=1)
     arms = {f"{model}, {n}": fixed(everything, model, n) for model, n in FIXED}
     lines = [
