@@ -1,6 +1,6 @@
 """What a router sees of a question: its embedding, its surface, and the task's tag where the caller gives one.
 
-The embedding is that of `few_shot` (`models/embedding.py`), brought down to `DIMENSIONS` by a principal component
+The embedding is that of `few_shot` (`models/embedding.py`), brought to 16 to 64 axes by a principal component
 analysis of the training questions. All features are standardised over those, and cut at `CUT` deviations, so that one
 strange question cannot reach far. The featurizer knows its embedder by the vector of a fixed sentence.
 """
@@ -22,7 +22,10 @@ from inferloom.core.errors import SetupError
 from inferloom.models.embedding import Embedder, StaticEmbedder, embedder_choice, open_embedder
 
 Matrix: TypeAlias = NDArray[np.float32]
-DIMENSIONS = 64
+DIMENSIONS = (16, 64)
+"""Least and most axes of the projection."""
+PER_DIMENSION = 40
+"""Training questions for each axis: with fewer, the axes hold more noise than they tell."""
 CUT = 4.0
 NO_EMBEDDER = "none"
 """The embedder's name where only the surface counts."""
@@ -118,7 +121,6 @@ class Featurizer:
         *,
         embedder: str | None = None,
         vectors: Matrix | None = None,
-        dimensions: int = DIMENSIONS,
     ) -> Featurizer:
         """Learn projection and scales from training questions.
 
@@ -127,7 +129,6 @@ class Featurizer:
             tags: Their tasks; None: tags play no part.
             embedder: Whose vectors; None: the one of `INFERLOOM_EMBEDDER`.
             vectors: The texts' vectors where they are known already, (texts, embedder's dimensions).
-            dimensions: Of the projection.
 
         Raises:
             SetupError: The embedder's package or key is missing.
@@ -139,6 +140,7 @@ class Featurizer:
             opened = open_named(choice)
             given = vectors if vectors is not None else embed(opened, texts)
             centre = given.mean(axis=0)
+            dimensions = int(np.clip(len(texts) // PER_DIMENSION, *DIMENSIONS))
             # The last axes are the largest; as many rows of the covariance as the vectors have dimensions.
             _, axes = np.linalg.eigh(np.cov(given, rowvar=False))
             arrays = {

@@ -16,7 +16,7 @@ beginning, so that their weights may be averaged.
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
@@ -30,12 +30,12 @@ if TYPE_CHECKING:
 
 Matrix = NDArray[np.float32]
 HIDDEN, UNITS, BENT = 64, 32, 8
-COMMON = 0.3
+COMMON = 0.15
 """Of the epochs, before the members part."""
 PAIRWISE, COSTS, OWN = 0.2, 0.5, 0.02
 """Weights of the pairwise term, the cost term, and the penalty on the arms' own vectors."""
-DROPOUT, NO_OWN = 0.15, 0.3
-RATE, DECAY = 3e-3, 0.1
+DROPOUT, NO_OWN = 0.3, 0.3
+RATE, DECAY = 3e-3, 0.2
 MOST_RUNS = 8.0
 """Of a cell that count; more say little more about other questions."""
 STEP = 256
@@ -78,9 +78,7 @@ def train_network(
     watch: Cells,
     *,
     epochs: int,
-    average: bool,
     seed: int,
-    progress: Callable[[int, int], None] = lambda done, of: None,
 ) -> dict[str, Matrix]:
     """Train, and give the arrays `net.*` of `model`.
 
@@ -89,9 +87,7 @@ def train_network(
         times: (M, N): how often each is in each member's sample.
         watch: Held-out questions; the weights of the epoch with the least loss on them are kept.
         epochs: At most so many.
-        average: Whether the members' weights are averaged into one at the end.
         seed: Of the beginning, the batches and the dropout.
-        progress: Told (epochs done, epochs in all).
     """
     need_torch()
     import torch
@@ -103,11 +99,9 @@ def train_network(
         torch.set_num_threads(1)
         try:
             trainer = _Trainer(cells, times, watch, epochs, seed)
-            made = trainer.run(progress)
+            made = trainer.run()
         finally:
             torch.set_num_threads(threads)
-    if average:
-        made = {name: value.mean(axis=0, keepdims=True) for name, value in made.items()}
     return _flat(made, cells)
 
 
@@ -155,7 +149,7 @@ class _Trainer:
         }
         return {name: value[None].expand(members, *value.shape).clone().requires_grad_() for name, value in one.items()}
 
-    def run(self, progress: Callable[[int, int], None]) -> dict[str, Matrix]:
+    def run(self) -> dict[str, Matrix]:
         """Train to the end; the weights with the least loss on the watched questions."""
         import torch
 
@@ -184,7 +178,6 @@ class _Trainer:
             loss = self._watched(now)
             if loss < best and not together:
                 best, kept = loss, now
-            progress(epoch + 1, self.epochs)
         return kept
 
     def _loss(self, rows: Tensor, together: bool) -> Tensor:
@@ -237,6 +230,12 @@ class _Trainer:
         made = _flat(arrays, self.cells)
         chances = sigmoid(network_logits(made, hidden(made, self.watch.x))).mean(axis=0)
         return log_loss(chances, self.watch.quality.astype(float), self.watch.count.astype(float))
+
+
+def averaged(arrays: Mapping[str, Matrix]) -> dict[str, Matrix]:
+    """One member with the mean of the members' weights."""
+    made = {name: value.mean(axis=0, keepdims=True) for name, value in arrays.items() if name.startswith("net.")}
+    return made | {"net.q": made["net.v"] @ made["net.mix"]}
 
 
 def _flat(params: dict[str, Matrix], cells: Cells) -> dict[str, Matrix]:

@@ -112,7 +112,10 @@ class _Drawn:
 
     def mean(self, name: str) -> Array:
         """(1 + resamples, figures), averaged over splits."""
-        return np.asarray(np.nanmean(np.stack(self.rows[name]), axis=0))
+        rows = np.stack(self.rows[name])
+        known = ~np.isnan(rows)
+        # A figure that no split has stays nan; one that some lack is the mean of the others.
+        return np.where(known.any(axis=0), np.nansum(rows, axis=0) / np.maximum(known.sum(axis=0), 1), np.nan)
 
 
 def evaluate(
@@ -181,7 +184,8 @@ def _intervals(values: Array, n: int) -> dict[str, Interval]:
         if np.isnan(own[0]):
             made[name] = Interval(float("nan"), float("nan"), float("nan"), n)
             continue
-        low, high = np.nanquantile(own[1:], [0.025, 0.975])
+        drawn = own[1:][~np.isnan(own[1:])]
+        low, high = np.quantile(drawn, [0.025, 0.975])
         made[name] = Interval(float(own[0]), float(low), float(high), n)
     return made
 

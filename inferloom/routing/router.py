@@ -173,7 +173,7 @@ class Router:
         members = sigmoid(arrays["platt.a"] * logit(chances) + arrays["platt.b"])
         spread = members.std(axis=0) if len(members) > 1 else np.broadcast_to(arrays["spread"], members.shape[1:])
         relative = np.zeros(members.shape[1:], np.float32) if u is None else network_log_cost(arrays, u)
-        nearest = np.sqrt(distances.min(axis=1)) / arrays["near.limit"][0]
+        nearest = self.neighbours.nearest(x, distances, len(manifest.tags)) / arrays["near.limit"][0]
         return Prediction(
             quality=members.mean(axis=0),
             spread=np.asarray(spread, dtype=np.float32),

@@ -27,7 +27,7 @@ from inferloom.routing.model import (
     remember,
     sigmoid,
 )
-from inferloom.routing.network import Cells, need_torch, train_network
+from inferloom.routing.network import Cells, averaged, need_torch, train_network
 from inferloom.routing.outcomes import Outcomes, Split
 from inferloom.routing.policy import Policy, with_budget
 from inferloom.routing.router import PARTS, Manifest, Router
@@ -100,13 +100,18 @@ class Training:
             fit_network(self.arrays, x, self.train, self.held_x, self.held, times, how)
         near = Neighbours(self.arrays, self.k, self.columns)
         distances = near.distances(self.held_x)
-        far = FAMILIAR * float(np.quantile(np.sqrt(distances.min(axis=1)), 0.99))
+        near_by = near.nearest(self.held_x, distances, len(self.featurizer.tags))
+        far = FAMILIAR * float(np.quantile(near_by, 0.99))
         self.arrays["near.limit"] = np.array([max(far, 1e-3)], np.float32)
         self.chances = {
             "neighbours": near.chances(distances),
             "linear": sigmoid(linear_logits(self.arrays, self.held_x)),
         }
+        self.apart: Matrix | None = None
         if how.network:
+            self.apart = sigmoid(network_logits(self.arrays, hidden(self.arrays, self.held_x)))
+            if how.average:
+                self.arrays |= averaged(self.arrays)
             self.chances["network"] = sigmoid(network_logits(self.arrays, hidden(self.arrays, self.held_x)))
 
     def router(self, name: str = "router", parts: Sequence[str] = PARTS) -> Router:
@@ -121,7 +126,10 @@ class Training:
         mixed = np.sum([w * part for w, part in zip(blend, chances, strict=True) if part is not None], axis=0)
         a, b = platt(logit(mixed.mean(axis=0)).astype(float), self.held.quality, self.held.count)
         members = sigmoid(a * logit(mixed) + b)
-        spread = members.std(axis=0).mean(axis=0).astype(np.float32)
+        # Averaged members have no spread of their own; what they had before is kept.
+        before = chances if self.apart is None or chances[0] is None else [self.apart, *chances[1:]]
+        whole = np.sum([w * part for w, part in zip(blend, before, strict=True) if part is not None], axis=0)
+        spread = sigmoid(a * logit(whole) + b).std(axis=0).mean(axis=0).astype(np.float32)
         outcomes = self.outcomes
         manifest = Manifest(
             name=name,
@@ -286,10 +294,7 @@ def fit_network(
             base=base,
         )
 
-    made = train_network(
-        cells(train, x), times, cells(held, held_x), epochs=how.epochs, average=how.average, seed=how.seed
-    )
-    arrays |= made
+    arrays |= train_network(cells(train, x), times, cells(held, held_x), epochs=how.epochs, seed=how.seed)
     # The head gives the mean of a logarithm: its exponential is brought to the mean cost, arm by arm.
     expected = np.exp(np.clip(network_log_cost(arrays, hidden(arrays, x)), -4, 4)) * mean
     seen = ~np.isnan(train.cost)
