@@ -30,8 +30,8 @@ format: $(STAMP) ## Mend what the linter and the formatter can mend
 test: $(STAMP) ## Every test
 	$(BIN)/python -m pytest
 
-test-postgres: $(STAMP) ## The tests of database, memories and workers on a real PostgreSQL server, started for them
-	$(BIN)/python scripts/with_postgres.py $(BIN)/python -m pytest tests/store tests/memory tests/search/test_workers.py tests/search/test_outages.py
+test-postgres: $(STAMP) ## The tests of database, memories, workers and agents' threads on a real PostgreSQL server, started for them
+	$(BIN)/python scripts/with_postgres.py $(BIN)/python -m pytest tests/store tests/memory tests/search/test_workers.py tests/search/test_outages.py tests/pipelines/test_embedding.py
 
 # Makes .venv-vllm/ where that is due; ends the recipe well where the package index has no vLLM for this machine.
 define NEED_VLLM

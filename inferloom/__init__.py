@@ -17,6 +17,7 @@ if TYPE_CHECKING:
     from inferloom.pipelines.run import Pipeline, RunResult
     from inferloom.search.job import load_job
     from inferloom.search.study import run_study
+    from inferloom.serving.langchain import ChatInferloom
     from inferloom.store import Store
 
 __version__ = "0.1.0"
@@ -25,6 +26,7 @@ __version__ = "0.1.0"
 _HOMES = {
     "Budget": "inferloom.models.budget",
     "Candidate": "inferloom.core.types",
+    "ChatInferloom": "inferloom.serving.langchain",
     "DataSpec": "inferloom.evaluation",
     "InferloomError": "inferloom.core.errors",
     "Message": "inferloom.core.types",
@@ -46,6 +48,7 @@ _bind("router reader", "inferloom.routing.card:read_card")
 __all__ = [
     "Budget",
     "Candidate",
+    "ChatInferloom",
     "DataSpec",
     "InferloomError",
     "Message",

@@ -14,15 +14,17 @@ import asyncio
 import hashlib
 import json
 import time
-from collections import defaultdict
+from collections import Counter, defaultdict
 from collections.abc import Callable, Mapping, Sequence
+from copy import copy
 from dataclasses import dataclass, field, replace
+from itertools import count
 from weakref import WeakKeyDictionary
 
 from inferloom.core.digest import digest
 from inferloom.core.errors import BadResponseError, ModelError, Outcome, StorageError
 from inferloom.core.protocols import Backend, TokenSink
-from inferloom.core.types import Completion, Message, Request, Usage
+from inferloom.core.types import Completion, Message, Request, Usage, total
 from inferloom.models.backends import open_backend
 from inferloom.models.budget import Budget, Purse
 from inferloom.models.nominal import PrefixModel, nominal_usage, request_text, upper_bound
@@ -201,12 +203,15 @@ class RunClient:
         self.nominal: dict[str, Usage] = defaultdict(Usage)
         self.billed: dict[str, Usage] = defaultdict(Usage)
         self.bound: dict[str, Usage] = defaultdict(Usage)
+        self.drawn: Counter[str] = Counter()
+        """How many draws of each address and lane were handed out."""
         self._before = before or {}
         self._lanes = lanes or {}
         self._prefixes = PrefixModel()
         self._fingerprints: dict[str, str] = {}
-        self._drawn: dict[tuple[Address, int], int] = defaultdict(int)
-        self._ordinal = 0
+        self._charged: dict[tuple[str, int], int] = {}
+        """(address key, first draw) of requests that are paid for, nominally -> how many completions each got."""
+        self._ordinals = count(1)
 
     async def prepare(self) -> None:
         """Learn the fingerprints, so that `generate` allots its draws before it waits for anything.
@@ -216,6 +221,24 @@ class RunClient:
         """
         for name, model in self.models.items():
             self._fingerprints[name] = await model.fingerprint()
+
+    def take_up(self, rows: Sequence[CallRow]) -> None:
+        """Go on with a run that has these rows in the ledger: what it spent counts, and nothing is charged again."""
+        for row in rows:
+            self.nominal[row.model] += row.nominal
+            self.billed[row.model] += row.billed
+            self.bound[row.model] += row.bound
+            if row.nominal.calls:
+                address = Address(stream=self.stream, fingerprint=row.fingerprint, request=row.request)
+                self._charged[address.key, _first_draw(row.id)] = row.nominal.calls
+        self.purse.settle(0, total(row.nominal for row in rows))
+        self._ordinals = count(1 + max((row.ordinal for row in rows), default=0))
+
+    def at(self, drawn: Mapping[str, int]) -> RunClient:
+        """The same client at a place of the run where so many draws were handed out; accounts and budget are shared."""
+        there = copy(self)
+        there.drawn = Counter(drawn)
+        return there
 
     async def generate(
         self,
@@ -241,16 +264,22 @@ class RunClient:
         def most(count: int) -> Usage:
             return upper_bound(spec, request, count)
 
-        ticket, granted = await self.purse.reserve(most, request.n)
+        place = (asked.address.key, asked.indices[0])
+        paid = self._charged.get(place)
+        asked.charged = paid is not None
+        # A request that was paid for before the run broke off has what it was granted then.
+        ticket, granted = await self.purse.reserve(most, request.n) if paid is None else (0, paid)
         asked.indices = asked.indices[:granted]
         spent = Usage()
         try:
             completions = await self._draw(asked)
-            spent = nominal_usage(spec, completions, asked.cached_share)
+            if paid is None:
+                spent = nominal_usage(spec, completions, asked.cached_share)
             if not asked.charged:
                 self.gateway.store.submit(self._row(asked, 0, asked.indices[0], nominal=spent))
         finally:
             self.purse.settle(ticket, spent)
+        self._charged[place] = granted
         self.nominal[name] += spent
         if granted < request.n:
             limit = self.purse.fits(most(request.n - granted)) or next(iter(self.purse.limits))
@@ -269,9 +298,9 @@ class RunClient:
         body = request_body(request)
         address = Address(stream=self.stream, fingerprint=self._fingerprints[name], request=request_hash(body))
         lane = self._lanes.get(path, 0)
-        first = lane * LANE + self._drawn[address, lane]
-        self._drawn[address, lane] += request.n
-        self._ordinal += 1
+        place = f"{address.key}/{lane}"
+        first = lane * LANE + self.drawn[place]
+        self.drawn[place] += request.n
         return _Asked(
             name=name,
             model=self.models[name],
@@ -279,7 +308,7 @@ class RunClient:
             address=address,
             body=body,
             path=path,
-            ordinal=self._ordinal,
+            ordinal=next(self._ordinals),
             indices=range(first, first + request.n),
             cached_share=self._prefixes.cached_share(
                 name, path, self._before.get(path, _NONE), request_text(request), self.models[name].spec.cache_block
@@ -410,7 +439,7 @@ class RunClient:
             for index, completion in zip(indices, completions, strict=False)
         }
         nominal = Usage()
-        if len(made) == len(asked.indices):
+        if len(made) == len(asked.indices) and not asked.charged:
             nominal = nominal_usage(asked.model.spec, list(made.values()), asked.cached_share)
             asked.charged = True
         row = self._row(asked, attempt, indices[0], nominal=nominal, billed=billed, received=len(made), started=started)
@@ -489,3 +518,8 @@ def _positions(asked: _Asked, indices: Sequence[int]) -> TokenSink | None:
         return None
     first = asked.indices[0]
     return lambda position, text: sink(indices[position] - first, text)
+
+
+def _first_draw(call: str) -> int:
+    """The first draw that a ledger row asked for, from the row's id."""
+    return int(call.rsplit(":", 2)[1])

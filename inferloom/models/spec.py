@@ -27,7 +27,7 @@ from inferloom.core.errors import InferloomError, SetupError, SpecError, UserErr
 from inferloom.core.types import Usage
 from inferloom.models.serve_spec import Serve, SpecPart, looks_like_key, refuse_secrets
 
-SCHEMES = ("openai", "pocket", "scripted", "transformers", "vllm")
+SCHEMES = ("langchain", "openai", "pocket", "scripted", "transformers", "vllm")
 """The schemes that come with inferloom; packages may add more."""
 
 Parameter = Literal["temperature", "top_p", "stop", "seed", "logprobs", "n"]

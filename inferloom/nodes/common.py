@@ -51,13 +51,14 @@ def converse(
 def _conversation(state: NodeState, with_tools: bool) -> tuple[tuple[Message, ...], str, tuple[Message, ...]]:
     """The turns before the last user message, that message, and what tools were called and said since.
 
-    The bare question where there is no user message.
+    System messages since then count as earlier ones. The bare question where there is no user message.
     """
     turns = state.messages if with_tools else _told(state.messages)
     for index in range(len(turns) - 1, -1, -1):
         if turns[index].role == "user":
-            since = turns[index + 1 :]
-            return turns[:index], turns[index].content, since if since and since[-1].role == "tool" else ()
+            since = tuple([turn for turn in turns[index + 1 :] if turn.role != "system"])
+            earlier = (*turns[:index], *(turn for turn in turns[index + 1 :] if turn.role == "system"))
+            return earlier, turns[index].content, since if since and since[-1].role == "tool" else ()
     return turns, state.question, ()
 
 

@@ -25,7 +25,7 @@ from inferloom.serving.idempotency import Claims, check_key, stream_of
 from inferloom.serving.keys import Account
 from inferloom.serving.limits import Admission, Limits
 from inferloom.serving.metrics import Metrics
-from inferloom.serving.overrides import Overrides, cut, live_path, overridden
+from inferloom.serving.overrides import Overrides, cut, overridden
 from inferloom.serving.wire import ChatRequest
 
 _MOST_VARIANTS = 256
@@ -316,7 +316,7 @@ class Desk:
 
 
 def _live(order: Order) -> tuple[str, ...]:
-    path = live_path(order.pipeline.spec)
+    path = order.pipeline.live_path
     return () if path is None else (path,)
 
 

@@ -140,16 +140,3 @@ def _walked(item: Json, change: Callable[[Json], Json]) -> Json:
         return {name: [_walked(branch, change) for branch in body]}
     assert isinstance(body, dict), "a control form is a list or a mapping"
     return {name: {key: _walked(part, change) if isinstance(part, list) else part for key, part in body.items()}}
-
-
-def live_path(spec: PipelineSpec) -> str | None:
-    """The path of the last step where its tokens are those of the final answer; else None.
-
-    Where candidates are compared, none of them is the answer before it is chosen.
-    """
-    end = spec.graph.end
-    node = spec.step(end).node
-    before = [spec.step(path) for path in spec.graph.ancestors[end]]
-    alone = "candidates" in node.requires or not any("candidates" in step.node.provides for step in before)
-    sure = spec.graph.executions(end) == 1 and end in spec.graph.always
-    return end if node.live and alone and sure else None

@@ -134,7 +134,7 @@ async def test_astream_tells_tokens_nodes_and_last_the_result(store: Store) -> N
 async def test_leaving_a_stream_early_cancels_the_run_and_records_it(store: Store) -> None:
     stream = pipeline(store).astream("q")
     await anext(stream)
-    await stream.aclose()  # type: ignore[attr-defined]  # it is an async generator
+    await stream.aclose()
     for _ in range(200):
         store.flush()
         if store.runs(1)[0].status == "failed":
