@@ -14,7 +14,7 @@ from typing import TypeAlias
 from starlette.applications import Starlette
 from starlette.exceptions import HTTPException
 from starlette.requests import Request
-from starlette.responses import JSONResponse, Response
+from starlette.responses import HTMLResponse, JSONResponse, Response
 from starlette.routing import Route
 
 from inferloom.core.errors import InferloomError, UnknownNameError
@@ -24,6 +24,7 @@ from inferloom.serving.desk import Desk, Document, Order
 from inferloom.serving.errors import ApiError, api_error
 from inferloom.serving.events import event_stream
 from inferloom.serving.keys import Account, Keyring
+from inferloom.serving.page import run_page
 from inferloom.serving.responding import EventStream, HungUp, error_response, read_limited, unless_hung_up
 from inferloom.serving.trace import trace
 from inferloom.serving.wire import ChatRequest, FeedbackRequest, read_body
@@ -120,11 +121,13 @@ class Paths:
         return JSONResponse(told, status_code=201)
 
     async def run(self, request: Request) -> Response:
-        """`GET /runs/{run}`."""
+        """`GET /runs/{run}`: a page for a browser, else JSON."""
         account = self._account(request)
         run = await self._run(str(request.path_params["run"]), account)
-        live = run.id in self.desk.live
-        return JSONResponse(await asyncio.to_thread(trace, self.desk.gateway.store, run, live))
+        store = self.desk.gateway.store
+        if "text/html" in request.headers.get("accept", ""):
+            return HTMLResponse(await asyncio.to_thread(run_page, store, run.id))
+        return JSONResponse(await asyncio.to_thread(trace, store, run, run.id in self.desk.live))
 
     async def healthz(self, request: Request) -> Response:
         """`GET /healthz`."""

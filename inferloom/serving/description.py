@@ -110,7 +110,7 @@ def _paths(models: Sequence[str], locked: bool) -> dict[str, Json]:
         "/runs/{run}": {
             "get": _operation(
                 "What a run did, step by step and call by call",
-                _json("Run"),
+                {**_json("Run"), "text/html": {"schema": _STRING}},
                 (*key, 404),
                 locked,
                 parameters=[_parameter("run", "path", _RUN)],

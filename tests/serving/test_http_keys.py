@@ -75,6 +75,9 @@ def test_a_run_belongs_to_its_key(server: Serving) -> None:
     response = server.ask("one")
     run = response.headers["x-inferloom-run"]
     assert server.get(f"/runs/{run}").status_code == 200
+    browser = {"Accept": "text/html,application/xhtml+xml"}
+    assert server.get(f"/runs/{run}", headers=browser).text.lower().startswith("<!doctype html>")
+    assert of(server, BOB).get(f"/runs/{run}", headers=browser).status_code == 404
     other = of(server, BOB).get(f"/runs/{run}")
     missing = of(server, BOB).get("/runs/" + "0" * 32)
     assert other.status_code == missing.status_code == 404
