@@ -7,7 +7,7 @@ VLLM_STAMP := .venv-vllm/.stamp
 CLIENTS_STAMP := .venv-clients/.stamp
 DEMO := demo
 
-.PHONY: help venv check format test test-browser test-postgres test-vllm demo pictures test-clients bench-memory bench-overhead bench-prefix-cache bench-replay bench-search bench-serve bench-speculative bench-techniques clean
+.PHONY: help venv check format test test-browser test-postgres test-vllm demo pictures test-clients bench-effort bench-memory bench-overhead bench-prefix-cache bench-replay bench-search bench-serve bench-speculative bench-techniques bench-traffic clean
 
 help: ## Show this list
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / {printf "  make %-18s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
@@ -81,6 +81,14 @@ bench-speculative: $(STAMP) ## Speculative reasoning with the pocket pair beside
 
 bench-prefix-cache: ## How much of spec_reason's prompts vLLM's prefix cache holds; ARGS="--card" writes docs/vllm.md
 	@$(NEED_VLLM) && PYTHONPATH=. .venv-vllm/bin/python benchmarks/prefix_cache.py $(ARGS)
+
+bench-effort: $(STAMP) ## Learned cascades beside fixed numbers of samples, on draws that are made first (20 minutes); ARGS="--card" writes docs/effort.md
+	$(BIN)/python benchmarks/draws.py
+	$(BIN)/python benchmarks/effort.py $(ARGS)
+
+bench-traffic: $(STAMP) ## A router that learns while it serves, on simulated traffic; ARGS="--card" writes docs/traffic.md
+	$(BIN)/python benchmarks/search_pool.py
+	$(BIN)/python benchmarks/traffic.py $(ARGS)
 
 bench-memory: $(STAMP) ## What a memory gains, keeps under a limit, and costs to read; ARGS="--card" writes docs/memory.md
 	$(BIN)/python benchmarks/memory.py $(ARGS)

@@ -13,7 +13,7 @@ from __future__ import annotations
 import asyncio
 import hashlib
 from collections import Counter
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from random import Random
@@ -80,6 +80,10 @@ class ItemBank:
     def number(self, address: Address) -> int:
         """The address as a number that holds for the item."""
         return self._drawn[address].number
+
+    def known(self) -> Iterable[tuple[Address, Drawn]]:
+        """Every address with what it has given."""
+        return self._drawn.items()
 
 
 def _seed(stream: str, model: str, request: Request, index: int) -> int:

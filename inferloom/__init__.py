@@ -5,6 +5,8 @@ from __future__ import annotations
 import importlib
 from typing import TYPE_CHECKING
 
+from inferloom.core.late import bind as _bind
+
 if TYPE_CHECKING:
     from inferloom.core.errors import InferloomError
     from inferloom.core.types import Candidate, Message, Usage
@@ -40,6 +42,8 @@ _HOMES = {
     "register_node": "inferloom.nodes.base",
     "run_study": "inferloom.search.study",
 }
+
+_bind("router reader", "inferloom.routing.card:read_card")
 
 __all__ = [
     "Budget",

@@ -14,6 +14,7 @@ from inferloom.cli import (
     models,
     nodes,
     plan,
+    router,
     run,
     runs,
     scaling,
@@ -67,5 +68,6 @@ for _name, _module, _default in (
     ("space", space, "list"),
     ("bank", bank, "size"),
     ("memory", memory, "list"),
+    ("router", router, "list"),
 ):
     app.add_typer(_module.app, name=_name, cls=group_with_default(_default))

@@ -21,7 +21,7 @@ from inferloom.cli.output import (
 )
 
 if TYPE_CHECKING:
-    from inferloom.store.rows import CallRow, RunRow
+    from inferloom.store.rows import CallRow, DecisionRow, RunRow
 
 app = typer.Typer(help="Look at past runs, call by call.")
 
@@ -73,6 +73,7 @@ def show_run(
         run = store.run(run_id)
         calls = store.calls(run.id)
         usage = store.usage(run.id)
+        decisions = store.decisions(run=run.id)
     finally:
         store.close()
     if json:
@@ -82,6 +83,7 @@ def show_run(
                 "usage": usage.nominal.to_json(),
                 "billed": usage.billed.to_json(),
                 "bound": usage.bound.to_json(),
+                "decisions": [_decision_json(decision) for decision in decisions],
                 "calls": [_call_json(call) for call in calls],
             }
         )
@@ -96,6 +98,7 @@ def show_run(
             "answer": clean(run.answer or "-"),
             "nominal": usage_line(usage.nominal),
             "billed": usage_line(usage.billed),
+            **({"routed to": ", ".join(map(_chosen, decisions))} if decisions else {}),
             **({"unknown": f"at most {usage_line(usage.bound)}"} if usage.bound.calls else {}),
         }
     )
@@ -156,6 +159,23 @@ def _run_json(run: RunRow) -> dict[str, object]:
         "study": run.study,
         "item": run.item,
     }
+
+
+def _decision_json(decision: DecisionRow) -> dict[str, object]:
+    return {
+        "id": decision.id,
+        "router": decision.router,
+        "version": decision.version,
+        "arm": decision.arm,
+        "propensity": decision.propensity,
+        "explored": decision.explored,
+        "reasons": dict(decision.reasons),
+    }
+
+
+def _chosen(decision: DecisionRow) -> str:
+    tried = f", tried out with a chance of {decision.propensity:.1%}" if decision.explored else ""
+    return clean(f"{decision.arm} by {decision.router} {decision.version}{tried}")
 
 
 def _call_json(call: CallRow) -> dict[str, object]:

@@ -6,7 +6,7 @@ All of it turns to plain JSON and back, so that LangGraph checkpoints and the da
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field, replace
 from typing import Literal, NotRequired, TypeAlias, TypedDict
 
@@ -269,6 +269,21 @@ class NodeState:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
+class Choice:
+    """Which arm of a `route` a question takes, and why."""
+
+    arm: str
+    reasons: Mapping[str, Json]
+    """What the decision rests on, as plain JSON."""
+    router: str
+    version: str
+    propensity: float = 1.0
+    """The chance that this arm had when it was chosen; known before anything is called."""
+    explored: bool = False
+    """Whether it was chosen to learn, not because it was expected to be best."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
 class NodeOutput:
     """What a node changes; None leaves a field as it was. `candidates` is always the full list."""
 
@@ -278,3 +293,5 @@ class NodeOutput:
     recalled: tuple[Recalled, ...] | None = None
     stopped: str | None = None
     """Why the run is to stop here with these candidates, the best so far (`budget`); None: go on."""
+    choice: Choice | None = None
+    """The way on that a `route` chose."""

@@ -68,6 +68,8 @@ class Record(TypedDict):
     """How often each edge out was taken, by target; only in graphs with conditions."""
     consumed: NotRequired[dict[str, int]]
     """The count of each edge in when the node last read it, by source."""
+    arm: NotRequired[str]
+    """The arm that a route chose."""
     next: NotRequired[list[str]]
     """Where the run goes on from here."""
 
@@ -246,7 +248,8 @@ def lanes(spec: PipelineSpec, *, any_type: bool = False) -> dict[str, int]:
 
     Twins can run beside one another (neither leads to the other), are of one type and share a model: they might ask the
     same thing at the same time, and the lane keeps their draws apart without looking at the clock. With `any_type` the
-    type does not count, which is for runs that cannot tell in which order parallel nodes asked.
+    type does not count, which is for runs that cannot tell in which order parallel nodes asked. Arms of a route never
+    run beside one another, so an arm draws as its pipeline draws alone.
     """
     before = spec.graph.ancestors
     result: dict[str, int] = {}
@@ -257,6 +260,7 @@ def lanes(spec: PipelineSpec, *, any_type: bool = False) -> dict[str, int]:
             and not models.isdisjoint(other.node.model_names)
             and other.path not in before[step.path]
             and step.path not in before[other.path]
+            and not spec.graph.exclusive(step.path, other.path)
             for other in spec.steps[:position]
         )
     return result
@@ -339,6 +343,10 @@ def _chooser(edges: Sequence[Edge], spent: Spent | None) -> Callable[[Record, Ma
         for edge in conditional:
             if edge.at_most is not None and fired.get(edge.target, 0) >= edge.at_most:
                 continue
+            if edge.arm is not None:
+                if edge.arm == record.get("arm"):
+                    targets.append(edge.target)
+                continue
             usage = spent() if spent is not None and edge.when is not None and edge.when.needs_usage else None
             if edge.when is None or edge.when.holds(answers, scores, usage):
                 targets.append(edge.target)
@@ -390,6 +398,8 @@ async def _execute(step: StepSpec, state: State, incoming: Record, execute: Exec
         incoming["examples"] = [[question, answer] for question, answer in output.examples]
     if output.recalled is not None:
         incoming["recalled"] = [list(one) for one in output.recalled]
+    if output.choice is not None:
+        incoming["arm"] = output.choice.arm
     return incoming, output.stopped
 
 

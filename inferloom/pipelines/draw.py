@@ -100,7 +100,7 @@ def _short(text: str) -> str:
 
 
 def _edge_text(edge: Edge) -> str:
-    parts = [edge.when.text] if edge.when else []
+    parts = [edge.when.text] if edge.when else [edge.arm] if edge.arm is not None else []
     if edge.at_most is not None:
         parts.append(f"at most {edge.at_most}x")
     return ", ".join(parts)
@@ -169,6 +169,10 @@ class _Layout:
         """Whether an edge does not simply lead to the next layer."""
         return self.level[edge.target] != self.level[edge.source] + 1
 
+    def below(self, path: str) -> float:
+        """Where the layer of a node ends."""
+        return max(box.bottom for other, box in self.boxes.items() if self.level[other] == self.level[path])
+
     def words_x(self, edge: Edge) -> float:
         """Where the words of an edge to the next layer begin."""
         return (self.boxes[edge.source].centre + self.boxes[edge.target].centre) / 2 + 6
@@ -212,11 +216,16 @@ def _svg_box(box: _Box, lines: Sequence[str], look: Literal["plain", "reached", 
 
 def _svg_edge(layout: _Layout, edge: Edge) -> str:
     start, end = layout.boxes[edge.source], layout.boxes[edge.target]
-    dashes = ' stroke-dasharray="4 3"' if edge.conditional else ""
+    dashes = ' stroke-dasharray="4 3"' if edge.conditional or edge.arm is not None else ""
     if layout.aside(edge):
         lane = layout.right + 18 * layout.side.index(edge)
-        leave, arrive = start.y + start.height * 0.65, end.y + end.height * 0.35
-        way = f"M{start.x + start.width:g} {leave:g} H{lane:g} V{arrive:g} H{end.x + end.width:g}"
+        if edge in layout.back:
+            leave, arrive = start.y + start.height * 0.65, end.y + end.height * 0.35
+            way = f"M{start.x + start.width:g} {leave:g} H{lane:g} V{arrive:g} H{end.x + end.width:g}"
+        else:
+            # Through the gaps between the layers, so that it crosses no box.
+            leave, arrive = layout.below(edge.source) + 10, end.y - 14
+            way = f"M{start.centre:g} {start.bottom:g} V{leave:g} H{lane:g} V{arrive:g} H{end.centre:g} V{end.y:g}"
         words_x, words_y = layout.right + 18 * len(layout.side) - 8.0, (leave + arrive) / 2
     else:
         middle = (start.bottom + end.y) / 2

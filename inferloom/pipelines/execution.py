@@ -14,15 +14,16 @@ from random import Random
 from typing import TYPE_CHECKING
 
 from inferloom.core.answers import split_reasoning, votes_of
+from inferloom.core.digest import digest
 from inferloom.core.errors import BudgetExceededError
 from inferloom.core.memory import Memory
 from inferloom.core.protocols import Oracle, Prompts, Sandbox
-from inferloom.core.types import Candidate, Completion, Json, NodeOutput, NodeState, Request, Usage, total
+from inferloom.core.types import Candidate, Choice, Completion, Json, NodeOutput, NodeState, Request, Usage, total
 from inferloom.models import telemetry
 from inferloom.models.client import RunClient
 from inferloom.pipelines.result import EventSink, RunResult, StreamEvent
 from inferloom.pipelines.spec import PipelineSpec, StepSpec
-from inferloom.store import CandidateRow, Row, StepRow
+from inferloom.store import CandidateRow, DecisionRow, Row, StepRow
 
 if TYPE_CHECKING:
     from inferloom.memory.scope import MemoryScope
@@ -193,6 +194,8 @@ async def execute(step: StepSpec, state: NodeState) -> NodeOutput:
             output = await step.node.run(state, _Context(run, step.path, ordinal))
     except BudgetExceededError:
         output = NodeOutput(candidates=state.candidates, stopped=STOPPED_BUDGET)
+    if output.choice is not None:
+        await run.client.gateway.store.write(_decision(run, step.path, ordinal, state.question, output.choice))
     candidates = state.candidates if output.candidates is None else output.candidates
     run.rows.append(
         StepRow(
@@ -215,6 +218,22 @@ async def execute(step: StepSpec, state: NodeState) -> NodeOutput:
         data: dict[str, Json] = {"node": step.node.name, "candidates": len(candidates)}
         run.events.put_nowait(StreamEvent(kind="node", path=step.path, data=data))
     return output
+
+
+def _decision(run: Run, path: str, ordinal: int, question: str, choice: Choice) -> DecisionRow:
+    """The record of a choice, which is durable before the chosen arm calls anything."""
+    return DecisionRow(
+        id=digest(f"{run.id}|{path}|{ordinal}"),
+        router=choice.router,
+        version=choice.version,
+        run=run.id,
+        query=digest(question),
+        arm=choice.arm,
+        propensity=choice.propensity,
+        explored=choice.explored,
+        reasons=choice.reasons,
+        created=time.time(),
+    )
 
 
 def spent() -> Usage:

@@ -8,7 +8,8 @@ from itertools import combinations
 from inferloom.core.errors import UserError
 from inferloom.core.types import Json
 from inferloom.pipelines.spec import KEYS, PipelineSpec
-from inferloom.search.baselines import like, shape
+from inferloom.pipelines.words import shape
+from inferloom.search.baselines import like
 
 
 def without_steps(winner: PipelineSpec) -> list[tuple[str, PipelineSpec]]:

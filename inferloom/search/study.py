@@ -31,9 +31,10 @@ from inferloom.evaluation.evaluate import Evaluation, ItemResult
 from inferloom.evaluation.splits import SplitName, Splits, split_items
 from inferloom.models.client import Gateway
 from inferloom.pipelines.spec import PipelineSpec
+from inferloom.pipelines.words import shape
 from inferloom.search.ablation import without_steps
 from inferloom.search.aim import cost
-from inferloom.search.baselines import Baseline, Baselines, matched_n, shape
+from inferloom.search.baselines import Baseline, Baselines, matched_n
 from inferloom.search.conclude import against_baselines, break_even, thinned, verdict, without_each
 from inferloom.search.crew import Crew
 from inferloom.search.importance import importance

@@ -7,7 +7,7 @@ from dataclasses import dataclass
 
 from inferloom.evaluation.evaluate import Evaluation
 from inferloom.pipelines.spec import PipelineSpec
-from inferloom.search.baselines import shape
+from inferloom.pipelines.words import shape
 from inferloom.search.result import Entry, Kind, MeanUsage, TrialStatus, TrialSummary
 from inferloom.search.template import Values
 

@@ -24,6 +24,7 @@ from inferloom.store.rows import (
     CallRow,
     CandidateRow,
     CompletionRow,
+    DecisionRow,
     EvaluationRow,
     FeedbackRow,
     PipelineRow,
@@ -367,6 +368,37 @@ def read_study(data: Mapping[str, object]) -> StudyRow:
     )
 
 
+def _decision(row: DecisionRow) -> Parameters:
+    return (
+        row.id,
+        row.router,
+        row.version,
+        row.run,
+        row.query,
+        row.arm,
+        row.propensity,
+        int(row.explored),
+        json.dumps(dict(row.reasons), separators=(",", ":")),
+        row.created,
+    )
+
+
+def read_decision(data: Mapping[str, object]) -> DecisionRow:
+    """What a router chose."""
+    return DecisionRow(
+        id=cast(str, data["id"]),
+        router=cast(str, data["router"]),
+        version=cast(str, data["version"]),
+        run=cast(str, data["run"]),
+        query=cast(str, data["query"]),
+        arm=cast(str, data["arm"]),
+        propensity=cast(float, data["propensity"]),
+        explored=bool(data["explored"]),
+        reasons=json.loads(cast(str, data["reasons"])),
+        created=cast(float, data["created"]),
+    )
+
+
 def _codec(
     entity: type[tables.Base], on_conflict: OnConflict, encode: Callable[[R], Parameters], omit: tuple[str, ...] = ()
 ) -> Codec[R]:
@@ -449,6 +481,7 @@ CODECS: Mapping[type[Row], Codec[Row]] = cast(
         CandidateRow: _codec(tables.CandidateTable, "replace", _candidate),
         StudyRow: _codec(tables.SearchTable, "replace", _study),
         EvaluationRow: _codec(tables.EvaluationTable, "replace", _evaluation),
+        DecisionRow: _codec(tables.DecisionTable, "keep", _decision),
         TouchRow: _codec(tables.TouchTable, "fail", _touch, omit=("id",)),
         ServedRow: _codec(tables.ServedTable, "replace", _served),
         FeedbackRow: _codec(tables.FeedbackTable, "replace", _feedback),

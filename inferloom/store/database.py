@@ -13,15 +13,18 @@ from sqlalchemy import URL, Engine
 from inferloom.core.types import Completion
 from inferloom.store.access import Access
 from inferloom.store.bank import Bank
+from inferloom.store.decisions import Decided, Decisions
 from inferloom.store.engine import is_memory, open_engine, parse_url, place
 from inferloom.store.forget import forget
 from inferloom.store.ledger import Ledger
 from inferloom.store.memories import Memories
+from inferloom.store.routers import Routers
 from inferloom.store.rows import (
     Address,
     BankSize,
     CallRow,
     CandidateRow,
+    DecisionRow,
     EvaluationRow,
     ForgetReport,
     RequestRow,
@@ -32,6 +35,7 @@ from inferloom.store.rows import (
     StudyRow,
     UsageReport,
 )
+from inferloom.store.scored import Scored
 from inferloom.store.served import Served
 from inferloom.store.studies import Studies
 from inferloom.store.writer import Writer
@@ -53,7 +57,10 @@ class Store:
         self._bank = Bank(access, self._writer)
         self._ledger = Ledger(access)
         self._studies = Studies(access, self._writer)
+        self._decisions = Decisions(access)
         self.memories = Memories(access, self._writer)
+        self.routers = Routers(access, self._writer)
+        self.scored = Scored(access)
         self.served = Served(access)
         # Runs on `close`, or when the store is dropped, or when Python ends: whatever was handed over is written.
         self._finish = weakref.finalize(self, _finish, self._writer, self._bank, engine)
@@ -242,6 +249,18 @@ class Store:
             UnknownNameError: There is none.
         """
         return self._ledger.pipeline(hash)
+
+    # Routers' decisions
+
+    def decisions(
+        self, router: str | None = None, *, run: str | None = None, since: float = 0.0, limit: int | None = None
+    ) -> list[DecisionRow]:
+        """What routers chose, newest first."""
+        return self._decisions.decisions(router, run, since, limit)
+
+    def decided(self, router: str) -> list[Decided]:
+        """A router's decisions with what became of them, oldest first."""
+        return self._decisions.decided(router)
 
     # Studies
 

@@ -22,6 +22,7 @@ _CALLS = tables.table(tables.CallTable)
 _RUNS = tables.table(tables.RunTable)
 _CANDIDATES = tables.table(tables.CandidateTable)
 _EVALUATIONS = tables.table(tables.EvaluationTable)
+_DECISIONS = tables.table(tables.DecisionTable)
 _SERVED = tables.table(tables.ServedTable)
 _FEEDBACK = tables.table(tables.FeedbackTable)
 
@@ -119,6 +120,10 @@ def _blank(connection: Connection, runs: Sequence[str]) -> int:
     count = 0
     for condition in in_chunks(_RUNS.c.id, runs):
         connection.execute(update(_RUNS).where(condition).values(question="", answer=None, error=None))
+    for condition in in_chunks(_FEEDBACK.c.run, runs):
+        connection.execute(update(_FEEDBACK).where(condition).values(comment=None))
+    for condition in in_chunks(_DECISIONS.c.run, runs):
+        connection.execute(update(_DECISIONS).where(condition).values(query="", reasons="{}"))
     for condition in in_chunks(_EVALUATIONS.c.run, runs):
         connection.execute(update(_EVALUATIONS).where(condition).values(answer=None))
     for condition in in_chunks(_CANDIDATES.c.run, runs):

@@ -5,12 +5,13 @@ Times are Unix seconds. Hashes are lower-case hex digits.
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Literal, NamedTuple, TypeAlias
 
 from inferloom.core.digest import digest
 from inferloom.core.errors import Outcome
-from inferloom.core.types import Candidate, Completion, Usage
+from inferloom.core.types import Candidate, Completion, Json, Usage
 
 RunStatus = Literal["running", "done", "failed"]
 ServedStatus = Literal["running", "done", "failed"]
@@ -224,6 +225,24 @@ class FeedbackRow:
     created: float
 
 
+@dataclass(frozen=True, slots=True, kw_only=True)
+class DecisionRow:
+    """What a router chose for a question; written before anything is called."""
+
+    id: str
+    router: str
+    version: str
+    run: str
+    query: str
+    """32 hex digits that stand for the question's text."""
+    arm: str
+    propensity: float
+    """The chance that the arm had when it was chosen."""
+    explored: bool
+    reasons: Mapping[str, Json]
+    created: float
+
+
 Row: TypeAlias = (
     CompletionRow
     | RequestRow
@@ -235,6 +254,7 @@ Row: TypeAlias = (
     | EvaluationRow
     | StudyRow
     | TouchRow
+    | DecisionRow
     | ServedRow
     | FeedbackRow
 )

@@ -323,6 +323,44 @@ class FeedbackTable(Base):
     created: Mapped[float]
 
 
+class DecisionTable(Base):
+    """What routers chose."""
+
+    __tablename__ = "decisions"
+    __table_args__ = (Index("ix_decisions_run", "run"), Index("ix_decisions_router", "router", "created"))
+
+    id: Mapped[str] = mapped_column(primary_key=True)
+    router: Mapped[str]
+    version: Mapped[str]
+    run: Mapped[str]
+    query: Mapped[str]
+    """32 hex digits that stand for the question's text."""
+    arm: Mapped[str]
+    propensity: Mapped[float]
+    explored: Mapped[int]
+    """0 or 1."""
+    reasons: Mapped[str]
+    """JSON."""
+    created: Mapped[float]
+
+
+class RouterTable(Base):
+    """Versions of routers; one of each name is the champion."""
+
+    __tablename__ = "routers"
+
+    name: Mapped[str] = mapped_column(primary_key=True)
+    version: Mapped[int] = mapped_column(primary_key=True, autoincrement=False)
+    status: Mapped[str]
+    manifest: Mapped[str]
+    """JSON."""
+    weights: Mapped[bytes]
+    """safetensors."""
+    promoted: Mapped[float | None]
+    """When it last became the champion; None: never."""
+    created: Mapped[float]
+
+
 def table(entity: type[Base]) -> Table:
     """The table behind a mapped class."""
     found = entity.__table__
