@@ -21,6 +21,8 @@ from inferloom.serving.errors import ApiError
 
 _STOPS = 4
 """The most stop strings that a step takes."""
+_BLOCKS = ("then", "else", "do", "arms")
+"""The parts of control forms that hold steps, in the order in which a pipeline counts them; arms by name."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -139,4 +141,9 @@ def _walked(item: Json, change: Callable[[Json], Json]) -> Json:
     if isinstance(body, list):
         return {name: [_walked(branch, change) for branch in body]}
     assert isinstance(body, dict), "a control form is a list or a mapping"
-    return {name: {key: _walked(part, change) if isinstance(part, list) else part for key, part in body.items()}}
+    parts = dict(body)
+    for key in [key for key in _BLOCKS if key in parts]:
+        block = parts[key]
+        arms = block.items() if isinstance(block, dict) else ()
+        parts[key] = {arm: _walked(steps, change) for arm, steps in arms} if arms else _walked(block, change)
+    return {name: parts}
