@@ -6,7 +6,7 @@ STAMP := .venv/.stamp
 VLLM_STAMP := .venv-vllm/.stamp
 DEMO := demo
 
-.PHONY: help venv check format test test-postgres test-vllm demo bench-memory bench-overhead bench-prefix-cache bench-search bench-speculative bench-techniques clean
+.PHONY: help venv check format test test-postgres test-vllm demo bench-memory bench-overhead bench-prefix-cache bench-routing bench-search bench-speculative bench-techniques clean
 
 help: ## Show this list
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / {printf "  make %-18s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
@@ -51,6 +51,11 @@ bench-techniques: $(STAMP) ## Every technique on the pocket suite, beside the ba
 bench-search: $(STAMP) ## Calls that searches need, replayed on a pool that is made first (an hour); ARGS="--card" writes docs/search.md
 	$(BIN)/python benchmarks/search_pool.py
 	$(BIN)/python benchmarks/search.py $(ARGS)
+
+bench-routing: $(STAMP) ## What learned routing is worth, on draws that are made first (20 minutes); ARGS="--card" writes docs/routing.md
+	$(BIN)/python benchmarks/search_pool.py
+	$(BIN)/python benchmarks/routing_pool.py
+	$(BIN)/python benchmarks/routing.py $(ARGS)
 
 bench-speculative: $(STAMP) ## Speculative reasoning with the pocket pair beside its controls; ARGS="--card" writes docs/speculative.md
 	$(BIN)/python benchmarks/speculative.py $(ARGS)
