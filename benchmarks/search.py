@@ -32,6 +32,7 @@ from search_pool import SPACE, Pool, load_pool, points_of
 from inferloom.evaluation.stats import mean_interval, paired_difference
 from inferloom.pipelines.document import content_hash
 from inferloom.search import samplers
+from inferloom.search.aim import Aim
 from inferloom.search.racing import Standing, beaten_by, estimate, looks
 from inferloom.search.samplers import SAMPLERS, Proposer, Setting, Told, derived_seed
 from inferloom.search.space import Space
@@ -93,7 +94,7 @@ def study(world: World, sampler: str, racing: bool, seed: int, most: int) -> Rea
     """Replay one study until it has found a good point, or has tried `most`."""
     pool, meter = world.pool, Meter(world.pool)
     items = Random(derived_seed(seed, "items")).sample(range(pool.scores.shape[1]), DEV)
-    proposer = Proposer(world.space, sampler, seed, ["maximize"], STARTUP)
+    proposer = Proposer(world.space, sampler, seed, Aim(), STARTUP)
     stages = looks(DEV) if racing else [DEV]
     told: list[Told] = []
     complete: dict[int, Standing] = {}
@@ -180,7 +181,7 @@ def grouped(setting: Setting) -> BaseSampler:
 
 def trials_to_good(world: World, sampler: str, seed: int) -> int:
     """How many trials a sampler needs to try a point within two points of the best, where it is told true qualities."""
-    proposer = Proposer(world.space, sampler, seed, ["maximize"], STARTUP)
+    proposer = Proposer(world.space, sampler, seed, Aim(), STARTUP)
     told: list[Told] = []
     while len(told) < len(world.truth):
         asked = proposer.batch(len(told), BATCH, told)
@@ -239,6 +240,19 @@ def table(made: Sequence[Arm]) -> str:
             f" ({min(arm.calls):,} to {max(arm.calls):,}{missed}) | {np.median(arm.trials):.0f} | {share} |"
         )
     return "\n".join(lines) + "\n"
+
+
+def least(world: World, made: Sequence[Arm]) -> str:
+    """What no study can go below: one good point on all items of a study, and nothing else."""
+    good = [point for point in range(len(world.truth)) if world.truth[point] >= world.truth.max() - WITHIN]
+    per_item = [[sum(count for _, count in draws[point]) for point in good] for draws in world.pool.draws]
+    cheapest = DEV * float(np.mean(per_item, axis=0).min())
+    [theirs] = [arm for arm in made if arm.sampler == "archon" and not arm.bank and not arm.racing]
+    share = cheapest / float(np.median(theirs.calls))
+    return (
+        f"Answering a study's items once costs {cheapest:,.0f} calls for the cheapest point that counts as found: "
+        f"{share:.2f} of the median of `archon` with neither, and the least that any search can come to.\n"
+    )
 
 
 def _mark(there: bool) -> str:
@@ -346,7 +360,7 @@ def main() -> None:
         f" {world.truth[best]:.1%} on {reference.shape[1]:,} items"
         f" (`{_described(points_of(space)[best])}`), {good} within two points of it; {arguments.seeds} seeds, {DEV}"
         f" items a study, batches of {BATCH}. In brackets the 95% interval of the ratio, paired by seed.\n\n"
-        f"{table(made)}\n"
+        f"{table(made)}\n{least(world, made)}\n"
         "![Calls billed until a study has found a point within two points of the best](search.svg)\n\n"
         f"### Samplers by themselves\n\n{without_noise(world, 2 * arguments.seeds)}\n"
         f"### Honest ends\n\n{honest(arguments.studies)}"

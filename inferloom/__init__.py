@@ -5,6 +5,8 @@ from __future__ import annotations
 import importlib
 from typing import TYPE_CHECKING
 
+from inferloom.core.late import bind as _bind
+
 if TYPE_CHECKING:
     from inferloom.core.errors import InferloomError
     from inferloom.core.types import Candidate, Message, Usage
@@ -15,6 +17,7 @@ if TYPE_CHECKING:
     from inferloom.pipelines.run import Pipeline, RunResult
     from inferloom.search.job import load_job
     from inferloom.search.study import run_study
+    from inferloom.serving.langchain import ChatInferloom
     from inferloom.store import Store
 
 __version__ = "0.1.0"
@@ -23,6 +26,7 @@ __version__ = "0.1.0"
 _HOMES = {
     "Budget": "inferloom.models.budget",
     "Candidate": "inferloom.core.types",
+    "ChatInferloom": "inferloom.serving.langchain",
     "DataSpec": "inferloom.evaluation",
     "InferloomError": "inferloom.core.errors",
     "Message": "inferloom.core.types",
@@ -39,9 +43,12 @@ _HOMES = {
     "run_study": "inferloom.search.study",
 }
 
+_bind("router reader", "inferloom.routing.card:read_card")
+
 __all__ = [
     "Budget",
     "Candidate",
+    "ChatInferloom",
     "DataSpec",
     "InferloomError",
     "Message",

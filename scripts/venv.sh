@@ -47,7 +47,7 @@ fi
 # The build backend stands in .venv too, so that the packaging test works without a network.
 pip install --constraint constraints.txt hatchling editables
 # shellcheck disable=SC2086
-pip install $cpu_index --constraint constraints.txt --no-build-isolation --editable '.[pocket,math,gp]' --group dev
+pip install $cpu_index --constraint constraints.txt --no-build-isolation --editable '.[pocket,math,gp,serve]' --group dev
 
 # It has wheels for some Pythons only. Without it the tests of the default embedder are skipped, with this reason.
 pip install --constraint constraints.txt --only-binary wordllama --no-build-isolation --editable '.[embeddings]' \

@@ -14,7 +14,7 @@ FUNCTION_LINES = 80
 
 SOURCES = sorted(
     path
-    for folder in ("inferloom", "tests", "tests_vllm", "benchmarks")
+    for folder in ("inferloom", "tests", "tests_browser", "tests_vllm", "tests_clients", "benchmarks")
     for path in (ROOT / folder).rglob("*.py")
     if path.is_file()
 )

@@ -168,6 +168,6 @@ def test_a_python_without_venv_is_one_line_that_says_what_to_install(bare_machin
 
 def test_ci_runs_the_commands_of_the_readme() -> None:
     lines = [line for line in (ROOT / ".ci" / "run").read_text().splitlines() if line.startswith("make")]
-    assert lines == ["make check", "make test", "make test-postgres", "make test-vllm"]
+    assert lines == ["make check", "make test", "make test-postgres", "make test-vllm", "make test-clients"]
     for command in ("make demo", "make test"):
         assert command in (ROOT / "README.md").read_text()

@@ -41,6 +41,9 @@ HEAVY = (
     "numpy",
     "matplotlib",
     "pydantic_monty",
+    "starlette",
+    "uvicorn",
+    "prometheus_client",
 )
 
 

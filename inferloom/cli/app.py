@@ -19,6 +19,7 @@ from inferloom.cli import (
     runs,
     scaling,
     search,
+    serve,
     show,
     space,
     study,
@@ -54,6 +55,7 @@ def _root(
 app.command("run")(run.run)
 app.command("search")(search.search)
 app.command("eval")(evaluation.evaluate)
+app.command("serve")(serve.serve)
 app.command("plan")(plan.plan)
 app.command("show")(show.show)
 app.command("nodes")(nodes.nodes)

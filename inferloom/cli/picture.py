@@ -86,7 +86,9 @@ def _side_by_side(boxes: list[list[str]]) -> list[str]:
 def _edge(edge: Edge, fork: bool) -> str:
     """An edge in words; `fork`: its node has edges that are taken on a condition."""
     conditions = [f"if {edge.when.text}"] if edge.when else []
-    if edge.at_most is not None:
+    if edge.arm is not None:
+        conditions.append(f"arm {edge.arm}")
+    elif edge.at_most is not None:
         conditions.append(f"back, at most {edge.at_most}x")
     elif edge.when is None and fork:
         conditions.append("otherwise")

@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
+from inferloom.cli import router_online
 from inferloom.cli.options import DEFAULT_DB, Db, Json, open_store, open_to_read
 from inferloom.cli.output import check_new, count, err, moment, print_json, print_pairs, print_table, print_text, report
 from inferloom.core.errors import SpecError
@@ -23,6 +24,7 @@ if TYPE_CHECKING:
     from inferloom.store import Store
 
 app = typer.Typer(help="Learn which pipeline each question deserves, from what the database knows.")
+router_online.add_to(app)
 
 Data = Annotated[
     Path | None,
@@ -175,6 +177,10 @@ def train(
     ] = None,
     budget: Annotated[float | None, typer.Option("--budget", min=0, help="The mean cost of a question.")] = None,
     floor: Annotated[float | None, typer.Option("--floor", min=0, max=1, help="The least mean quality.")] = None,
+    served: Annotated[
+        Path | None,
+        typer.Option("--served", metavar="FOLDER", help="Learn from the scored decisions of this router too."),
+    ] = None,
     seed: Annotated[int, typer.Option("--seed", min=0, help="Another seed is another split and beginning.")] = 0,
     out: Annotated[Path | None, typer.Option("--out", metavar="FOLDER", help="Write the artifact here too.")] = None,
     db: Db = DEFAULT_DB,
@@ -188,6 +194,8 @@ def train(
     from inferloom.routing.train import TrainOptions, train_router, with_policy
 
     outcomes = _outcomes(file, fields, costs, arms, unit, study, db)
+    if served is not None:
+        outcomes = router_online.with_served(outcomes, served, db)
     outcomes.check_trainable()
     split = outcomes.split(seed, (0.8, 0.2, 0.0))
     how = TrainOptions(embedder=embedder, average=average, seed=seed)

@@ -77,7 +77,7 @@ async def _answer(
         async for event in pipeline.astream(question, stream=stream, notes=notes, memory=memory):
             if event.result is not None:
                 return event.result
-            if event.kind != "token":
+            if event.kind not in ("token", "answer"):
                 told = ", ".join(f"{name} {value}" for name, value in event.data.items())
                 kind = "" if event.kind == "node" else f"{event.kind}: "
                 remark(clean(f"{event.path}: {kind}{told}"))

@@ -2,15 +2,26 @@
 
 from __future__ import annotations
 
+from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
 import typer
 
 from inferloom.cli.options import DEFAULT_DB, Db, Json, open_to_read
-from inferloom.cli.output import clean, moment, print_json, print_pairs, print_table, print_text, short, usage_line
+from inferloom.cli.output import (
+    clean,
+    moment,
+    print_json,
+    print_pairs,
+    print_table,
+    print_text,
+    report,
+    short,
+    usage_line,
+)
 
 if TYPE_CHECKING:
-    from inferloom.store.rows import CallRow, RunRow
+    from inferloom.store.rows import CallRow, DecisionRow, RunRow
 
 app = typer.Typer(help="Look at past runs, call by call.")
 
@@ -62,6 +73,7 @@ def show_run(
         run = store.run(run_id)
         calls = store.calls(run.id)
         usage = store.usage(run.id)
+        decisions = store.decisions(run=run.id)
     finally:
         store.close()
     if json:
@@ -71,6 +83,7 @@ def show_run(
                 "usage": usage.nominal.to_json(),
                 "billed": usage.billed.to_json(),
                 "bound": usage.bound.to_json(),
+                "decisions": [_decision_json(decision) for decision in decisions],
                 "calls": [_call_json(call) for call in calls],
             }
         )
@@ -85,6 +98,7 @@ def show_run(
             "answer": clean(run.answer or "-"),
             "nominal": usage_line(usage.nominal),
             "billed": usage_line(usage.billed),
+            **({"routed to": ", ".join(map(_chosen, decisions))} if decisions else {}),
             **({"unknown": f"at most {usage_line(usage.bound)}"} if usage.bound.calls else {}),
         }
     )
@@ -108,6 +122,28 @@ def show_run(
     )
 
 
+@app.command("page")
+def page(
+    run_id: Annotated[str, typer.Argument(metavar="ID", help="The run's id, or its first characters.")],
+    out: Annotated[Path, typer.Option("--out", metavar="FILE", help="The file; an older one is replaced.")] = Path(
+        "run.html"
+    ),
+    db: Db = DEFAULT_DB,
+    json: Json = False,
+) -> None:
+    """Write a run as one HTML file: graph, candidates, timing, costs and every call with its texts."""
+    from inferloom.pipelines.page import write_page
+    from inferloom.serving.page import run_page
+
+    store = open_to_read(db)
+    try:
+        run = store.run(run_id)
+        written = write_page(run_page(store, run.id), out)
+    finally:
+        store.close()
+    report({"run_id": run.id, "page": str(written)}, f"wrote {written}", json)
+
+
 def _run_json(run: RunRow) -> dict[str, object]:
     return {
         "run_id": run.id,
@@ -123,6 +159,23 @@ def _run_json(run: RunRow) -> dict[str, object]:
         "study": run.study,
         "item": run.item,
     }
+
+
+def _decision_json(decision: DecisionRow) -> dict[str, object]:
+    return {
+        "id": decision.id,
+        "router": decision.router,
+        "version": decision.version,
+        "arm": decision.arm,
+        "propensity": decision.propensity,
+        "explored": decision.explored,
+        "reasons": dict(decision.reasons),
+    }
+
+
+def _chosen(decision: DecisionRow) -> str:
+    tried = f", tried out with a chance of {decision.propensity:.1%}" if decision.explored else ""
+    return clean(f"{decision.arm} by {decision.router} {decision.version}{tried}")
 
 
 def _call_json(call: CallRow) -> dict[str, object]:

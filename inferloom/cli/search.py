@@ -18,6 +18,7 @@ from inferloom.core.errors import SetupError, SpecError
 if TYPE_CHECKING:
     from inferloom.search.job import SearchJob
     from inferloom.search.result import StudyResult
+    from inferloom.search.worker import Workers
     from inferloom.store import Store
 
 
@@ -25,6 +26,20 @@ Out = Annotated[Path, typer.Option("--out", metavar="FOLDER", help="Where report
 Limits = Annotated[
     list[str] | None,
     typer.Option("--max-billed", metavar="LIMIT=NUMBER", help="calls, tokens or usd that may really be spent."),
+]
+WorkerCount = Annotated[
+    int | None,
+    typer.Option(
+        "--workers",
+        metavar="N",
+        min=1,
+        max=256,
+        help="Answer in N processes on this database, or on N workers of the --ray cluster; the trials stay the same.",
+    ),
+]
+Ray = Annotated[
+    str | None,
+    typer.Option("--ray", metavar="ADDRESS", help="Answer on a Ray cluster: auto, HOST:PORT, or local."),
 ]
 
 
@@ -35,6 +50,8 @@ def search(
     ] = None,
     out: Out = Path(),
     max_billed: Limits = None,
+    workers: WorkerCount = None,
+    ray: Ray = None,
     db: Db = DEFAULT_DB,
     json: Json = False,
 ) -> None:
@@ -43,10 +60,27 @@ def search(
 
     loaded = limited(load_job(job), max_billed, "search")
     study = name or loaded.name
-    conduct(loaded, study, ["search", job, "--name", study], out=out, db=db, json=json)
+    conduct(loaded, study, ["search", job, "--name", study], out=out, workers=hands(workers, ray), db=db, json=json)
 
 
-def conduct(job: SearchJob, study: str, command: list[str], *, out: Path, db: str, json: bool) -> None:
+def hands(count: int | None, ray: str | None) -> Workers | None:
+    """Who answers beside this process, as `--workers` and `--ray` say.
+
+    Raises:
+        SetupError: There is no such cluster, or the package is missing.
+    """
+    from inferloom.search.worker import Workers
+
+    if ray is not None:
+        from inferloom.search.ray_cluster import ray_workers
+
+        return ray_workers(ray, count)
+    return None if count is None else Workers(count=count)
+
+
+def conduct(
+    job: SearchJob, study: str, command: list[str], *, out: Path, workers: Workers | None, db: str, json: bool
+) -> None:
     """Run a search, or go on with it, and print and write what it found.
 
     Args:
@@ -54,6 +88,7 @@ def conduct(job: SearchJob, study: str, command: list[str], *, out: Path, db: st
         study: The study's name.
         command: The arguments that start it again, but for the database.
         out: The folder for the report and the winner.
+        workers: Who answers beside this process.
         db: The database.
         json: Print the result as JSON.
     """
@@ -64,10 +99,10 @@ def conduct(job: SearchJob, study: str, command: list[str], *, out: Path, db: st
     store = open_store(db)
     keep_what_is_loaded()
     try:
-        result = run_sync(_run(job, store, study, _program([*command, "--db", db])))
+        result = run_sync(_run(job, store, study, _program([*command, "--db", db]), workers))
+        report, best = write_report(result, out / "report.html", store, right_answers(job)), out / "best.yaml"
     finally:
         store.close()
-    report, best = write_report(result, out / "report.html"), out / "best.yaml"
     best.write_text(result.winner.pipeline_yaml, encoding="utf-8")
     if json:
         print_json({**result.to_json(), "report": str(report), "best": str(best)})
@@ -80,12 +115,12 @@ def conduct(job: SearchJob, study: str, command: list[str], *, out: Path, db: st
     print_text(f"next: {_program(['run', str(best), _question(job), '--db', db])}")
 
 
-async def _run(job: SearchJob, store: Store, study: str, command: str) -> StudyResult:
+async def _run(job: SearchJob, store: Store, study: str, command: str, workers: Workers | None) -> StudyResult:
     from inferloom.search.progress import watching
     from inferloom.search.study import run_study
 
     with watching(err()) as progress:
-        return await run_study(job, store, name=study, progress=progress, command=command)
+        return await run_study(job, store, name=study, progress=progress, command=command, workers=workers)
 
 
 def limited(job: SearchJob, limits: list[str] | None, command: str) -> SearchJob:
@@ -112,6 +147,13 @@ def _make(folder: Path) -> None:
         folder.mkdir(parents=True, exist_ok=True)
     except OSError as error:
         raise SetupError(f"cannot be made: {error.strerror or error}", where=str(folder)) from None
+
+
+def right_answers(job: SearchJob) -> dict[str, str]:
+    """The right answers by item, for the report."""
+    from inferloom.evaluation.data import load_items
+
+    return {item.id: item.answer for item in load_items(job.spec.data, base=job.base).items}
 
 
 def _question(job: SearchJob) -> str:

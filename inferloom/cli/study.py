@@ -13,15 +13,16 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from inferloom.cli.options import DEFAULT_DB, Db, Json, open_store, open_to_read
-from inferloom.cli.output import check_new, count, moment, print_json, print_table, print_text, report, write_new
-from inferloom.cli.search import Limits, Out, conduct, limited
-from inferloom.core.errors import SetupError, SpecError
+from inferloom.cli.output import check_new, count, err, moment, print_json, print_table, print_text, report, write_new
+from inferloom.cli.search import Limits, Out, Ray, WorkerCount, conduct, hands, limited, right_answers
+from inferloom.core.errors import InferloomError, SetupError, SpecError
 
 if TYPE_CHECKING:
     from inferloom.core.types import Json as JsonValue
     from inferloom.search.job import SearchJob
     from inferloom.search.record import StudyRecord
     from inferloom.search.result import StudyResult
+    from inferloom.search.worker import Workers
     from inferloom.store import EvaluationRow, Store
 
 app = typer.Typer(help="Look at studies, compare them, go on with them, export and delete them.")
@@ -85,6 +86,56 @@ def show(
     from inferloom.cli.study_table import show_study
 
     show_study(_record(name, db).row, yaml, json, where="study show")
+
+
+@app.command("report")
+def write_html(
+    name: Name,
+    out: Annotated[Path, typer.Option("--out", metavar="FILE", help="The file; an older one is replaced.")] = Path(
+        "report.html"
+    ),
+    db: Db = DEFAULT_DB,
+    json: Json = False,
+) -> None:
+    """Write what a study found as one HTML file: front, history, choices, every item with its candidates."""
+    from inferloom.cli.study_table import result_of
+    from inferloom.search.record import StudyRecord
+    from inferloom.search.reporting import write_report
+
+    with _reading(db) as store:
+        record = StudyRecord.find(store, name)
+        result = result_of(record, "study report")
+        try:
+            expected = right_answers(record.job)
+        except InferloomError:
+            # The data may have moved since; the report is worth having without the right answers.
+            expected = {}
+        written = write_report(result, out, store, expected)
+    report({"study": name, "report": str(written)}, f"wrote {written}", json)
+
+
+@app.command("watch")
+def watch(
+    name: Name,
+    every: Annotated[float, typer.Option("--every", metavar="SECONDS", min=0.1, help="How often to look.")] = 2.0,
+    db: Db = DEFAULT_DB,
+    json: Json = False,
+) -> None:
+    """Follow a study that another process runs: front, spend, rate, time left. Ends when it ends."""
+    from inferloom.cli.study_table import print_study
+    from inferloom.search.progress import watching
+    from inferloom.search.watch import watch as follow
+
+    with _reading(db) as store:
+        with watching(err()) as progress:
+            record = follow(store, name, progress, every=every)
+        billed = store.study_usage(name).billed
+    if json:
+        print_json({"study": name, "status": record.row.status, "billed": billed.to_json()})
+    elif record.finished and record.result is not None:
+        print_study(record.result)
+    else:
+        print_text(f"the study `{name}` has ended (status: {record.row.status}); inferloom study resume {name}")
 
 
 @app.command("compare")
@@ -203,11 +254,13 @@ def resume(
     name: Name,
     out: Out = Path(),
     max_billed: Limits = None,
+    workers: WorkerCount = None,
+    ray: Ray = None,
     db: Db = DEFAULT_DB,
     json: Json = False,
 ) -> None:
     """Go on with a study where it broke off, by the job that is stored with it; the job's file is not needed."""
-    _go_on(_record(name, db).job, name, "resume", max_billed, out, db, json)
+    _go_on(_record(name, db).job, name, "resume", max_billed, hands(workers, ray), out, db, json)
 
 
 @app.command("extend")
@@ -219,6 +272,8 @@ def extend(
     ],
     out: Out = Path(),
     max_billed: Limits = None,
+    workers: WorkerCount = None,
+    ray: Ray = None,
     db: Db = DEFAULT_DB,
     json: Json = False,
 ) -> None:
@@ -226,14 +281,21 @@ def extend(
 
     The test split is looked at once more, which is counted and said.
     """
-    _go_on(_record(name, db).extended(trials), name, "extend", max_billed, out, db, json)
+    _go_on(_record(name, db).extended(trials), name, "extend", max_billed, hands(workers, ray), out, db, json)
 
 
 def _go_on(
-    job: SearchJob, name: str, command: str, max_billed: list[str] | None, out: Path, db: str, json: bool
+    job: SearchJob,
+    name: str,
+    command: str,
+    max_billed: list[str] | None,
+    workers: Workers | None,
+    out: Path,
+    db: str,
+    json: bool,
 ) -> None:
     job = limited(job, max_billed, f"study {command}")
-    conduct(job, name, ["study", "resume", name], out=out, db=db, json=json)
+    conduct(job, name, ["study", "resume", name], out=out, workers=workers, db=db, json=json)
 
 
 @contextmanager

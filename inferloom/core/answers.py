@@ -20,6 +20,8 @@ _MARKED = re.compile(
 )
 _ANSWER_IS = re.compile(r"\banswer\s+is\s*:?\s*(.+?)(?:[.!]\s|[.!]?$)", re.IGNORECASE | re.MULTILINE)
 _GSM = re.compile(r"^####\s*(.+?)\s*$", re.MULTILINE)
+_CALLS = re.compile(r"[\w.-]+\(\{.*\}\)", re.DOTALL)
+"""Tool calls, as `calls_answer` writes them."""
 _NUMBER = re.compile(r"[-+]?(?:\d{1,3}(?:,\d{3})+|\d+)?(?:\.\d+)?(?:[eE][-+]?\d+)?(?:/\d+)?")
 
 
@@ -83,10 +85,15 @@ def parse_number(text: str) -> Fraction | None:
 
 
 def normalise(answer: str) -> str:
-    """The form under which answers are compared: numbers by value, other texts by case-folded words."""
+    """The form under which answers are compared: numbers by value, other texts by case-folded words.
+
+    Tool calls stay as they are: the case of an argument matters.
+    """
     value = parse_number(answer)
     if value is not None:
         return str(value)
+    if _CALLS.fullmatch(answer):
+        return answer
     return " ".join(answer.casefold().split()).strip(" .")
 
 

@@ -27,6 +27,8 @@ class Capabilities:
     """The same seed gives the same completion."""
     structured: bool = False
     """Replies held to a JSON schema."""
+    tools: bool = False
+    """Calling tools that come with the request."""
 
     def names(self) -> list[str]:
         """The capabilities that are there."""

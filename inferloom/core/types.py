@@ -6,13 +6,14 @@ All of it turns to plain JSON and back, so that LangGraph checkpoints and the da
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field, replace
 from typing import Literal, NotRequired, TypeAlias, TypedDict
 
 from inferloom.core.memory import Recalled
+from inferloom.core.tools import ToolCall, ToolCallJson, Tools, calls_text
 
-Role = Literal["system", "user", "assistant"]
+Role = Literal["system", "user", "assistant", "tool"]
 FinishReason = Literal["stop", "length", "other"]
 
 Json: TypeAlias = "bool | int | float | str | list[Json] | dict[str, Json] | None"
@@ -20,10 +21,12 @@ Json: TypeAlias = "bool | int | float | str | list[Json] | dict[str, Json] | Non
 
 @dataclass(frozen=True, slots=True)
 class Message:
-    """One turn of a conversation."""
+    """One turn of a conversation; a `tool` turn is what a tool said to the call `tool_call_id`."""
 
     role: Role
     content: str
+    tool_calls: tuple[ToolCall, ...] = ()
+    tool_call_id: str | None = None
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -101,6 +104,8 @@ class Request:
     """Alternatives wanted beside each token's own log-probability; None: no log-probabilities."""
     schema: str | None = None
     """A JSON schema (as JSON text) that the reply must satisfy (capability `structured`)."""
+    tools: Tools | None = None
+    """What the model may call instead of answering, or besides (capability `tools`)."""
 
     @property
     def continues(self) -> bool:
@@ -120,6 +125,7 @@ class Completion:
     completion_tokens: int = 0
     logprobs: tuple[TokenLogprob, ...] | None = None
     reasoning: str | None = None
+    tool_calls: tuple[ToolCall, ...] = ()
     id: str = ""
     """Its place in the bank; set by the client."""
 
@@ -170,6 +176,7 @@ class CandidateJson(TypedDict):
     critiques: list[str]
     tests: list[bool]
     finished: bool
+    tool_calls: NotRequired[list[ToolCallJson]]
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -178,8 +185,9 @@ class Candidate:
 
     id: str
     text: str
+    """What the model said; tool calls stand at its end, a line each, so that judges read them."""
     answer: str | None
-    """The final answer extracted from the text; None where there is none."""
+    """The final answer extracted from the text; None where there is none. Of tool calls: the calls themselves."""
     parents: tuple[str, ...] = ()
     origin: Origin = field(default_factory=lambda: Origin(node=""))
     scores: dict[str, float] = field(default_factory=dict)
@@ -187,6 +195,14 @@ class Candidate:
     tests: tuple[bool, ...] = ()
     finished: bool = True
     """False for a text that did not come to its end, such as one cut at the token limit."""
+    tool_calls: tuple[ToolCall, ...] = ()
+
+    @property
+    def content(self) -> str:
+        """The text without the tool calls at its end."""
+        if not self.tool_calls:
+            return self.text
+        return self.text.removesuffix(calls_text(self.tool_calls)).removesuffix("\n")
 
     def with_score(self, name: str, value: float) -> Candidate:
         """The same candidate with one more score."""
@@ -198,7 +214,7 @@ class Candidate:
 
     def to_json(self) -> CandidateJson:
         """The candidate as plain JSON."""
-        return {
+        data: CandidateJson = {
             "id": self.id,
             "text": self.text,
             "answer": self.answer,
@@ -209,6 +225,9 @@ class Candidate:
             "tests": list(self.tests),
             "finished": self.finished,
         }
+        if self.tool_calls:
+            data["tool_calls"] = [call.to_json() for call in self.tool_calls]
+        return data
 
     @classmethod
     def from_json(cls, data: CandidateJson) -> Candidate:
@@ -223,6 +242,7 @@ class Candidate:
             critiques=tuple(data["critiques"]),
             tests=tuple(data["tests"]),
             finished=data["finished"],
+            tool_calls=tuple([ToolCall.from_json(call) for call in data.get("tool_calls", ())]),
         )
 
 
@@ -244,6 +264,23 @@ class NodeState:
     """Solved examples (question, answer text), shown as earlier turns."""
     recalled: tuple[Recalled, ...] = ()
     """The entries of memories that stand in the notes and examples."""
+    tools: Tools | None = None
+    """What the caller lets the answer call; nodes that answer the question offer it to their models."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Choice:
+    """Which arm of a `route` a question takes, and why."""
+
+    arm: str
+    reasons: Mapping[str, Json]
+    """What the decision rests on, as plain JSON."""
+    router: str
+    version: str
+    propensity: float = 1.0
+    """The chance that this arm had when it was chosen; known before anything is called."""
+    explored: bool = False
+    """Whether it was chosen to learn, not because it was expected to be best."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -256,3 +293,5 @@ class NodeOutput:
     recalled: tuple[Recalled, ...] | None = None
     stopped: str | None = None
     """Why the run is to stop here with these candidates, the best so far (`budget`); None: go on."""
+    choice: Choice | None = None
+    """The way on that a `route` chose."""

@@ -26,6 +26,8 @@ if TYPE_CHECKING:
 
 FAILED = "error: "
 """How `stopped` begins for an item on which a model failed; the error's sentence follows."""
+MOST_FAILED = 0.2
+"""The largest share of items on which a model may fail before an evaluation ends."""
 UNGRADED = "ungraded: "
 """How `stopped` begins for an item whose answer is neither right nor wrong; the reason follows."""
 
@@ -138,7 +140,7 @@ async def evaluate(
     concurrency: int = 32,
     on_item: Callable[[ItemResult], None] | None = None,
     rng: Random | None = None,
-    most_failed: float = 0.2,
+    most_failed: float = MOST_FAILED,
     judges: Callable[[PipelineSpec], Answers] | None = None,
     memory: MemoryScope | None = None,
     order: int | None = None,

@@ -25,6 +25,13 @@ def open_backend(spec: ModelSpec, *, where: str | None = None) -> Backend:
     return BACKENDS.get(spec.scheme, where=where)(spec.rest, spec)
 
 
+@BACKENDS.register("langchain")
+def _langchain(rest: str, spec: ModelSpec) -> Backend:
+    from inferloom.models.langchain import open_langchain
+
+    return open_langchain(rest, spec)
+
+
 @BACKENDS.register("openai")
 def _openai(rest: str, spec: ModelSpec) -> Backend:
     from inferloom.models.openai import open_openai

@@ -14,15 +14,19 @@ import asyncio
 import hashlib
 import json
 import time
-from collections import defaultdict
-from collections.abc import Mapping, Sequence
+from collections import Counter, defaultdict
+from collections.abc import Callable, Mapping, Sequence
+from copy import copy
 from dataclasses import dataclass, field, replace
+from itertools import count
 from weakref import WeakKeyDictionary
 
 from inferloom.core.digest import digest
 from inferloom.core.errors import BadResponseError, ModelError, Outcome, StorageError
 from inferloom.core.protocols import Backend, TokenSink
-from inferloom.core.types import Completion, Request, Usage
+from inferloom.core.tools import ToolCall, Tools
+from inferloom.core.types import Completion, Message, Request, Usage, total
+from inferloom.models import telemetry
 from inferloom.models.backends import open_backend
 from inferloom.models.budget import Budget, Purse
 from inferloom.models.nominal import PrefixModel, nominal_usage, request_text, upper_bound
@@ -38,7 +42,7 @@ def request_body(request: Request) -> str:
     """The request as canonical JSON, without n: what a bank address hashes and the database stores."""
     body: dict[str, object] = {"max_tokens": request.max_tokens, "temperature": request.temperature}
     if request.prefix is None:
-        body["messages"] = [[message.role, message.content] for message in request.messages]
+        body["messages"] = [_turn_body(message) for message in request.messages]
     else:
         body["prefix"] = request.prefix
     if request.top_p != 1.0:
@@ -49,7 +53,27 @@ def request_body(request: Request) -> str:
         body["logprobs"] = request.logprobs
     if request.schema is not None:
         body["schema"] = request.schema
+    if request.tools is not None:
+        body["tools"] = [request.tools.definitions, request.tools.choice]
     return json.dumps(body, sort_keys=True, separators=(",", ":"), ensure_ascii=False)
+
+
+def _turn_body(message: Message) -> list[object]:
+    turn: list[object] = [message.role, message.content]
+    if message.tool_calls or message.tool_call_id is not None:
+        turn.append([[call.to_json() for call in message.tool_calls], message.tool_call_id])
+    return turn
+
+
+def body_text(body: str) -> str:
+    """The prompt of a request body, as `request_text` has it of the request."""
+    data = json.loads(body)
+    turns = []
+    for role, content, *more in data.get("messages", ()):
+        calls = tuple(ToolCall.from_json(call) for call in more[0][0]) if more else ()
+        turns.append(Message(role, content, calls))
+    tools = Tools(*data["tools"]) if "tools" in data else None
+    return request_text(Request(messages=tuple(turns), prefix=data.get("prefix"), tools=tools))
 
 
 def request_hash(body: str) -> str:
@@ -106,6 +130,7 @@ class Gateway:
     """
 
     def __init__(self, store: Store, *, max_billed: Budget | None = None) -> None:
+        telemetry.configure()
         self.store = store
         self.billed = Purse(max_billed or Budget(), label="max_billed ")
         self._models: dict[str, OpenModel] = {}
@@ -149,6 +174,7 @@ class _Asked:
     indices: Sequence[int]
     cached_share: float
     on_token: TokenSink | None
+    on_restart: Callable[[int], None] | None
     charged: bool = False
     """Whether the nominal cost stands in the ledger already."""
 
@@ -165,6 +191,7 @@ class RunClient:
         before: For each node path, the paths of the nodes that come before it (for the prefix model).
         lanes: For each node path, how many parallel twins come before it.
         fresh: Whether the stream is new with this run, so that the bank holds nothing of it and need not be asked.
+        account: What the run's calls are billed to; None: the gateway's own.
     """
 
     def __init__(
@@ -178,8 +205,10 @@ class RunClient:
         before: Mapping[str, frozenset[str]] | None = None,
         lanes: Mapping[str, int] | None = None,
         fresh: bool = False,
+        account: Purse | None = None,
     ) -> None:
         self.gateway = gateway
+        self.account = account or gateway.billed
         self.models = models
         self.run = run
         self.stream = stream
@@ -188,12 +217,15 @@ class RunClient:
         self.nominal: dict[str, Usage] = defaultdict(Usage)
         self.billed: dict[str, Usage] = defaultdict(Usage)
         self.bound: dict[str, Usage] = defaultdict(Usage)
+        self.drawn: Counter[str] = Counter()
+        """How many draws of each address and lane were handed out."""
         self._before = before or {}
         self._lanes = lanes or {}
         self._prefixes = PrefixModel()
         self._fingerprints: dict[str, str] = {}
-        self._drawn: dict[tuple[Address, int], int] = defaultdict(int)
-        self._ordinal = 0
+        self._charged: dict[tuple[str, int], int] = {}
+        """(address key, first draw) of requests that are paid for, nominally -> how many completions each got."""
+        self._ordinals = count(1)
 
     async def prepare(self) -> None:
         """Learn the fingerprints, so that `generate` allots its draws before it waits for anything.
@@ -204,46 +236,92 @@ class RunClient:
         for name, model in self.models.items():
             self._fingerprints[name] = await model.fingerprint()
 
+    def take_up(self, rows: Sequence[CallRow], bodies: Mapping[str, str]) -> None:
+        """Go on with a run that has these rows in the ledger: what it spent counts, and nothing is charged again.
+
+        Args:
+            rows: The run's rows.
+            bodies: The prompts by their requests' hashes, for the model of the prefix cache.
+        """
+        for row in rows:
+            self.nominal[row.model] += row.nominal
+            self.billed[row.model] += row.billed
+            self.bound[row.model] += row.bound
+            if row.nominal.calls:
+                address = Address(stream=self.stream, fingerprint=row.fingerprint, request=row.request)
+                self._charged[address.key, _first_draw(row.id)] = row.nominal.calls
+                if row.request in bodies:
+                    self._cached_share(row.model, row.step, body_text(bodies[row.request]))
+        self.purse.settle(0, total(row.nominal for row in rows))
+        self._ordinals = count(1 + max((row.ordinal for row in rows), default=0))
+
+    def at(self, drawn: Mapping[str, int]) -> RunClient:
+        """The same client at a place of the run where so many draws were handed out; accounts and budget are shared."""
+        there = copy(self)
+        there.drawn = Counter(drawn)
+        return there
+
     async def generate(
-        self, name: str, request: Request, *, path: str, on_token: TokenSink | None = None
+        self,
+        name: str,
+        request: Request,
+        *,
+        path: str,
+        on_token: TokenSink | None = None,
+        on_restart: Callable[[int], None] | None = None,
     ) -> list[Completion]:
         """`request.n` completions of the model `name`, committed before they are returned.
+
+        `on_restart` is told the index of a completion whose tokens so far are void, since its call failed.
 
         Raises:
             BudgetExceededError: The request does not fit; `received` holds the completions that did.
             ModelError: The model failed for good.
             StorageError: The database takes no writes: no new call is made, and what was in flight is counted.
         """
-        asked = self._ask(name, request, path, on_token)
+        asked = self._ask(name, request, path, on_token, on_restart)
         spec = asked.model.spec
 
         def most(count: int) -> Usage:
             return upper_bound(spec, request, count)
 
-        ticket, granted = await self.purse.reserve(most, request.n)
+        place = (asked.address.key, asked.indices[0])
+        paid = self._charged.get(place)
+        asked.charged = paid is not None
+        # A request that was paid for before the run broke off has what it was granted then.
+        ticket, granted = await self.purse.reserve(most, request.n) if paid is None else (0, paid)
         asked.indices = asked.indices[:granted]
         spent = Usage()
         try:
             completions = await self._draw(asked)
-            spent = nominal_usage(spec, completions, asked.cached_share)
+            if paid is None:
+                spent = nominal_usage(spec, completions, asked.cached_share)
             if not asked.charged:
                 self.gateway.store.submit(self._row(asked, 0, asked.indices[0], nominal=spent))
         finally:
             self.purse.settle(ticket, spent)
+        self._charged[place] = granted
         self.nominal[name] += spent
         if granted < request.n:
             limit = self.purse.fits(most(request.n - granted)) or next(iter(self.purse.limits))
             raise self.purse.refusal(limit, most(request.n - granted), completions)
         return completions
 
-    def _ask(self, name: str, request: Request, path: str, on_token: TokenSink | None) -> _Asked:
+    def _ask(
+        self,
+        name: str,
+        request: Request,
+        path: str,
+        on_token: TokenSink | None,
+        on_restart: Callable[[int], None] | None,
+    ) -> _Asked:
         """Give a request its bank address and its draws. No waiting in here: the order of asking decides."""
         body = request_body(request)
         address = Address(stream=self.stream, fingerprint=self._fingerprints[name], request=request_hash(body))
         lane = self._lanes.get(path, 0)
-        first = lane * LANE + self._drawn[address, lane]
-        self._drawn[address, lane] += request.n
-        self._ordinal += 1
+        place = f"{address.key}/{lane}"
+        first = lane * LANE + self.drawn[place]
+        self.drawn[place] += request.n
         return _Asked(
             name=name,
             model=self.models[name],
@@ -251,13 +329,16 @@ class RunClient:
             address=address,
             body=body,
             path=path,
-            ordinal=self._ordinal,
+            ordinal=next(self._ordinals),
             indices=range(first, first + request.n),
-            cached_share=self._prefixes.cached_share(
-                name, path, self._before.get(path, _NONE), request_text(request), self.models[name].spec.cache_block
-            ),
+            cached_share=self._cached_share(name, path, request_text(request)),
             on_token=on_token,
+            on_restart=on_restart,
         )
+
+    def _cached_share(self, name: str, path: str, text: str) -> float:
+        block = self.models[name].spec.cache_block
+        return self._prefixes.cached_share(name, path, self._before.get(path, _NONE), text, block)
 
     async def _draw(self, asked: _Asked) -> list[Completion]:
         """The completions of a request: from the bank, from calls in flight, and from calls of its own."""
@@ -287,9 +368,9 @@ class RunClient:
         flights.update({(asked.address.key, index): flight for index, flight in own.items()})
         try:
             if asked.model.backend.capabilities.n or len(indices) == 1:
-                made = await self._call(asked, indices)
+                made = await self._traced(asked, indices)
             else:
-                calls = (self._call(asked, [index]) for index in indices)
+                calls = (self._traced(asked, [index]) for index in indices)
                 made = {}
                 for part in await asyncio.gather(*calls, return_exceptions=True):
                     if isinstance(part, BaseException):
@@ -303,6 +384,15 @@ class RunClient:
                 flights.pop((asked.address.key, index), None)
                 if not flight.done():
                     flight.cancel()
+
+    async def _traced(self, asked: _Asked, indices: Sequence[int]) -> dict[int, Completion]:
+        """`_call`, in a span of its own where tracing is on."""
+        if telemetry.tracer is None:
+            return await self._call(asked, indices)
+        with telemetry.call_span(asked.name, asked.model.spec, asked.request, len(indices)) as span:
+            made = await self._call(asked, indices)
+            telemetry.answered(span, made.values())
+            return made
 
     async def _call(self, asked: _Asked, indices: Sequence[int]) -> dict[int, Completion]:
         """Call until every index is there; a reply with fewer choices than asked is followed by a call for the rest."""
@@ -332,14 +422,14 @@ class RunClient:
 
         async with asked.model.traffic.limiter:
             gateway.store.raise_if_failed()
-            ticket, granted = await gateway.billed.reserve(most, len(indices))
+            ticket, granted = await self.account.reserve(most, len(indices))
             spent = Usage()
             started = time.time()
             try:
                 if granted < len(indices):
                     bound = most(len(indices))
-                    limit = gateway.billed.fits(bound) or "calls"
-                    raise gateway.billed.refusal(limit, bound)
+                    limit = self.account.fits(bound) or "calls"
+                    raise self.account.refusal(limit, bound)
                 seeds = [draw_seed(asked.address, index) for index in indices]
                 sink = _positions(asked, indices)
                 request = asked.request
@@ -355,12 +445,15 @@ class RunClient:
                 reason = str(error) or "cancelled"
                 row = self._row(asked, attempt, indices[0], bound=spent, outcome=outcome, error=reason, started=started)
                 gateway.store.submit(row)
+                if asked.on_restart is not None:
+                    for index in indices:
+                        asked.on_restart(index - asked.indices[0])
                 raise
             else:
                 spent = _billed(spec, completions, time.time() - started)
                 return await self._commit(asked, attempt, indices, completions, spent, started)
             finally:
-                gateway.billed.settle(ticket, spent)
+                self.account.settle(ticket, spent)
 
     async def _commit(
         self,
@@ -378,7 +471,7 @@ class RunClient:
             for index, completion in zip(indices, completions, strict=False)
         }
         nominal = Usage()
-        if len(made) == len(asked.indices):
+        if len(made) == len(asked.indices) and not asked.charged:
             nominal = nominal_usage(asked.model.spec, list(made.values()), asked.cached_share)
             asked.charged = True
         row = self._row(asked, attempt, indices[0], nominal=nominal, billed=billed, received=len(made), started=started)
@@ -457,3 +550,8 @@ def _positions(asked: _Asked, indices: Sequence[int]) -> TokenSink | None:
         return None
     first = asked.indices[0]
     return lambda position, text: sink(indices[position] - first, text)
+
+
+def _first_draw(call: str) -> int:
+    """The first draw that a ledger row asked for, from the row's id."""
+    return int(call.rsplit(":", 2)[1])

@@ -167,12 +167,12 @@ class EndpointEmbedder:
 
     def __init__(self, model: str, base_url: str | None = None) -> None:
         """Raises SetupError when the key's environment variable is not set."""
-        from inferloom.models.openai import open_openai
+        from inferloom.models.openai import OpenAIBackend
         from inferloom.models.spec import ModelSpec
 
         key = KEY_VARIABLE if os.environ.get(KEY_VARIABLE) else None
         self._spec = ModelSpec(model=f"openai:{model}", base_url=base_url, key=key)
-        self._backend = open_openai(model, self._spec)
+        self._backend = OpenAIBackend(model, self._spec)
         self._under_way = 0
         self._known: dict[str, Vector] = {}
 

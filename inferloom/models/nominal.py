@@ -12,18 +12,24 @@ import hashlib
 from collections import defaultdict
 from collections.abc import Sequence
 
+from inferloom.core.tools import calls_text
 from inferloom.core.types import Completion, Request, Usage
 from inferloom.models.spec import ModelSpec
 
 _TURN_TOKENS = 8
 """The most tokens that a chat template puts around one turn."""
+_TOOLS_TOKENS = 512
+"""The most tokens that a chat template puts around the definitions of tools to explain how they are called."""
 
 
 def request_text(request: Request) -> str:
     """The prompt as one text, for prefix comparison and size bounds."""
     if request.prefix is not None:
         return request.prefix
-    return "".join(f"\x01{message.role}\x02{message.content}" for message in request.messages)
+    offered = "" if request.tools is None else request.tools.definitions
+    return offered + "".join(
+        f"\x01{message.role}\x02{message.content}{calls_text(message.tool_calls)}" for message in request.messages
+    )
 
 
 class PrefixModel:
@@ -100,4 +106,7 @@ def upper_bound(spec: ModelSpec, request: Request, count: int) -> Usage:
     """
     turns = max(1, len(request.messages))
     prompt = len(request_text(request).encode(errors="replace")) + _TURN_TOKENS * (turns + 1)
+    if request.tools is not None:
+        # Templates write the definitions out with white space of their own.
+        prompt += len(request.tools.definitions.encode(errors="replace")) + _TOOLS_TOKENS
     return priced(spec, Usage(calls=count, prompt_tokens=prompt, completion_tokens=count * request.max_tokens))

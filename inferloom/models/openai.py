@@ -32,7 +32,17 @@ from inferloom.core.errors import (
 )
 from inferloom.core.protocols import Capabilities, TokenSink
 from inferloom.core.types import Completion, Request
-from inferloom.models.openai_wire import ChatReply, Reply, StreamedReply, TextReply, VectorReply, failure
+from inferloom.models.fleet import Fleet
+from inferloom.models.openai_wire import (
+    ChatReply,
+    Reply,
+    StreamedReply,
+    TextReply,
+    VectorReply,
+    failure,
+    wire_message,
+    wire_tools,
+)
 from inferloom.models.spec import ModelSpec
 
 if TYPE_CHECKING:
@@ -238,7 +248,9 @@ class OpenAIBackend:
 
     def _chat_body(self, request: Request, seeds: Sequence[int]) -> dict[str, JsonValue]:
         body = self._sampling(request, seeds)
-        body["messages"] = [{"role": message.role, "content": message.content} for message in request.messages]
+        body["messages"] = [wire_message(message) for message in request.messages]
+        if request.tools is not None:
+            body |= wire_tools(request.tools)
         name = self._spec.max_tokens_field or ("max_completion_tokens" if self._official else "max_tokens")
         body[name] = request.max_tokens
         if request.logprobs is not None:
@@ -271,13 +283,17 @@ class OpenAIBackend:
         return body
 
 
-def open_openai(rest: str, spec: ModelSpec) -> OpenAIBackend:
+def open_openai(rest: str, spec: ModelSpec) -> OpenAIBackend | Fleet:
     """The backend of `openai:rest`. Makes no request.
 
     Raises:
         SetupError: The key's environment variable is not set.
     """
-    return OpenAIBackend(rest, spec)
+    first = OpenAIBackend(rest, spec)
+    if not spec.replicas:
+        return first
+    others = (spec.model_copy(update={"base_url": url, "replicas": ()}) for url in spec.replicas)
+    return Fleet([first, *(OpenAIBackend(rest, other) for other in others)])
 
 
 def _lease(model: str, spec: ModelSpec) -> Lease | None:
@@ -310,7 +326,7 @@ def _hashed_files(spec: ModelSpec, where: str, parts: list[object]) -> list[obje
 
 
 def _capabilities(spec: ModelSpec) -> Capabilities:
-    able = Capabilities(n=True, logprobs=True, seed=True, structured=True, prefix=spec.prefix != "off")
+    able = Capabilities(n=True, logprobs=True, seed=True, structured=True, tools=True, prefix=spec.prefix != "off")
     refused: dict[str, bool] = {name: False for name in ("n", "logprobs", "seed") if name in spec.reject}
     stated: dict[str, bool] = spec.capabilities.model_dump(exclude_none=True)
     return replace(able, **(refused | stated))

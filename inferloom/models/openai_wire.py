@@ -5,13 +5,14 @@ Knows nothing of HTTP calls, keys in the environment or specs; `inferloom.models
 
 from __future__ import annotations
 
+import json
 import re
 import time
 from collections.abc import Mapping, Sequence
 from email.utils import parsedate_to_datetime
 from typing import TYPE_CHECKING, Protocol
 
-from pydantic import AliasChoices, BaseModel, Field, ValidationError
+from pydantic import AliasChoices, BaseModel, Field, JsonValue, ValidationError
 
 from inferloom.core.answers import split_reasoning
 from inferloom.core.errors import (
@@ -25,14 +26,15 @@ from inferloom.core.errors import (
     UnreachableError,
 )
 from inferloom.core.protocols import TokenSink
-from inferloom.core.types import Completion, FinishReason, Request, TokenLogprob
+from inferloom.core.tools import ToolCall, Tools
+from inferloom.core.types import Completion, FinishReason, Message, Request, TokenLogprob
 
 if TYPE_CHECKING:
     from openai import APIStatusError, OpenAIError
 
 _LEAST_LOGPROB = -9999.0
 """Servers write it (or minus infinity, which JSON does not have) for what cannot be."""
-_FINISH: dict[str | None, FinishReason] = {"stop": "stop", "length": "length"}
+_FINISH: dict[str | None, FinishReason] = {"stop": "stop", "length": "length", "tool_calls": "stop"}
 _KEY_LIKE = re.compile(r"\b(?:sk|pk|key|gsk|hf|xai)[-_][A-Za-z0-9*._-]{6,}")
 
 
@@ -40,6 +42,27 @@ class MissingLogprobsError(BadResponseError):
     """The server quietly left out the log-probabilities that were asked for; asking again would not help."""
 
     retryable = False
+
+
+def wire_message(message: Message) -> dict[str, JsonValue]:
+    """A turn as `/v1/chat/completions` takes it."""
+    body: dict[str, JsonValue] = {"role": message.role, "content": message.content}
+    if message.tool_calls:
+        body["tool_calls"] = [
+            {"id": call.id, "type": "function", "function": {"name": call.name, "arguments": call.arguments}}
+            for call in message.tool_calls
+        ]
+    if message.tool_call_id is not None:
+        body["tool_call_id"] = message.tool_call_id
+    return body
+
+
+def wire_tools(tools: Tools) -> dict[str, JsonValue]:
+    """The fields that offer tools."""
+    choice: JsonValue = tools.choice
+    if tools.choice not in ("auto", "none", "required"):
+        choice = {"type": "function", "function": {"name": tools.choice}}
+    return {"tools": json.loads(tools.definitions), "tool_choice": choice}
 
 
 class Reply(Protocol):
@@ -108,8 +131,22 @@ class _TextLogprobs(BaseModel):
         )
 
 
+class _Function(BaseModel):
+    name: str | None = None
+    arguments: str | None = None
+
+
+class _ToolCall(BaseModel):
+    """A tool call, or in a stream a piece of one."""
+
+    index: int | None = None
+    id: str | None = None
+    function: _Function = _Function()
+
+
 class _Message(BaseModel):
     content: str | None = None
+    tool_calls: list[_ToolCall] | None = None
     reasoning: str | None = Field(default=None, validation_alias=AliasChoices("reasoning_content", "reasoning"))
 
 
@@ -189,6 +226,23 @@ class _Part:
         self.stop_reason = choice.stop_reason
         logprobs = choice.logprobs if isinstance(choice, ChatChoice | TextChoice) else None
         self.logprobs: tuple[TokenLogprob, ...] | None = logprobs.tokens() if logprobs is not None else None
+        self.calls: dict[int, ToolCall] = {}
+        if isinstance(choice, ChatChoice):
+            self.add_calls(choice.message)
+
+    def add_calls(self, message: _Message) -> None:
+        """Take in tool calls, or the next pieces of some; a piece without a place is a whole call."""
+        for piece in message.tool_calls or ():
+            place = len(self.calls) if piece.index is None else piece.index
+            call = self.calls.get(place, ToolCall("", ""))
+            name, arguments = call.name + (piece.function.name or ""), call.arguments + (piece.function.arguments or "")
+            self.calls[place] = ToolCall(name, arguments, call.id or piece.id or "")
+
+    @property
+    def length(self) -> int:
+        """Characters that were generated."""
+        called = sum(len(call.name) + len(call.arguments) for call in self.calls.values())
+        return len(self.text) + len(self.reasoning or "") + called
 
 
 class _Delta(_Choice):
@@ -238,8 +292,10 @@ class StreamedReply:
         if part is None:
             part = self._parts[delta.index] = _Part(delta, "", None)
         part.text += text
-        if delta.delta is not None and delta.delta.reasoning:
-            part.reasoning = (part.reasoning or "") + delta.delta.reasoning
+        if delta.delta is not None:
+            part.add_calls(delta.delta)
+            if delta.delta.reasoning:
+                part.reasoning = (part.reasoning or "") + delta.delta.reasoning
         part.finish_reason = delta.finish_reason or part.finish_reason
         part.stop_reason = delta.stop_reason if delta.stop_reason is not None else part.stop_reason
         if delta.logprobs is not None:
@@ -277,6 +333,7 @@ def _assemble(parts: Sequence[_Part], usage: WireUsage, request: Request, n: int
                 completion_tokens=share,
                 logprobs=None if request.logprobs is None else part.logprobs or (),
                 reasoning=part.reasoning or inline,
+                tool_calls=tuple(call for _, call in sorted(part.calls.items())),
             )
         )
     return completions
@@ -287,7 +344,7 @@ def _shares(parts: Sequence[_Part], total: int) -> list[int]:
     counted = [len(part.logprobs) for part in parts if part.logprobs is not None]
     if len(counted) == len(parts) and sum(counted) == total:
         return counted
-    weights = [1 + len(part.text) + len(part.reasoning or "") for part in parts]
+    weights = [1 + part.length for part in parts]
     shares = [total * weight // sum(weights) for weight in weights]
     for position in range(total - sum(shares)):
         shares[position % len(shares)] += 1

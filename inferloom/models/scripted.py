@@ -10,7 +10,8 @@
 A token here is a word with the white space before it, so counts are word counts. Log-probabilities are made up but
 consistent: the same token at the same place of the same completion always has the same one, and the alternatives never
 sum to more than 1.
-A schema is shown to the reply function in `request.schema`; holding to it is the function's business.
+A schema is shown to the reply function in `request.schema`, tools in `request.tools`; holding to them is the function's
+business: it calls a tool by giving a `Completion` with `tool_calls`.
 """
 
 from __future__ import annotations
@@ -40,7 +41,7 @@ Reply: TypeAlias = Callable[[Request, int], "str | Completion"]
 May raise any ModelError, as a server would fail.
 """
 
-ALL = Capabilities(n=True, logprobs=True, prefix=True, seed=True, structured=True)
+ALL = Capabilities(n=True, logprobs=True, prefix=True, seed=True, structured=True, tools=True)
 _WORD = re.compile(r"\s*\S+|\s+\Z")
 
 
@@ -113,6 +114,7 @@ class ScriptedBackend:
             "logprobs": request.logprobs is not None,
             "prefix": request.continues,
             "structured": request.schema is not None,
+            "tools": request.tools is not None,
         }
         for name, wanted in asked.items():
             if wanted and name not in self._capabilities.names():

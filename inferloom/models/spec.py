@@ -27,7 +27,7 @@ from inferloom.core.errors import InferloomError, SetupError, SpecError, UserErr
 from inferloom.core.types import Usage
 from inferloom.models.serve_spec import Serve, SpecPart, looks_like_key, refuse_secrets
 
-SCHEMES = ("openai", "pocket", "scripted", "transformers", "vllm")
+SCHEMES = ("langchain", "openai", "pocket", "scripted", "transformers", "vllm")
 """The schemes that come with inferloom; packages may add more."""
 
 Parameter = Literal["temperature", "top_p", "stop", "seed", "logprobs", "n"]
@@ -83,6 +83,7 @@ class CapabilityOverrides(SpecPart):
     prefix: bool | None = None
     seed: bool | None = None
     structured: bool | None = None
+    tools: bool | None = None
 
 
 class ModelSpec(SpecPart):
@@ -95,6 +96,9 @@ class ModelSpec(SpecPart):
     """`scheme:name`, such as `pocket:small`, `openai:gpt-4o-mini`, `transformers:/path`, `vllm:/path`."""
     base_url: str | None = None
     """Where the endpoint is, up to and including `/v1`; None: the scheme's own default."""
+    replicas: tuple[str, ...] = ()
+    """More addresses that serve the same model; each call goes to the one with the fewest in hand. No part of the
+    fingerprint."""
     revision: str | None = None
     """A part of the fingerprint: change it when what the endpoint serves has changed."""
     price: Price | None = None
@@ -150,15 +154,12 @@ class ModelSpec(SpecPart):
     @field_validator("base_url")
     @classmethod
     def _plain_url(cls, value: str | None) -> str | None:
-        if value is None:
-            return None
-        parts = urlsplit(value)
-        if parts.username or parts.password:
-            # Not a ValueError: pydantic would keep the input, and with it the password.
-            raise SetupError("`base_url` must not hold a user name or password; put the key in an environment variable")
-        if parts.scheme not in ("http", "https") or not parts.netloc:
-            raise ValueError("`base_url` must be a URL that starts with http:// or https://")
-        return value.rstrip("/")
+        return None if value is None else _checked_url("base_url", value)
+
+    @field_validator("replicas")
+    @classmethod
+    def _plain_urls(cls, value: tuple[str, ...]) -> tuple[str, ...]:
+        return tuple(_checked_url("replicas", url) for url in value)
 
     @field_validator("key")
     @classmethod
@@ -189,6 +190,8 @@ class ModelSpec(SpecPart):
                 raise ValueError(f"`{name}` is for `openai:` models only, not for `{self.model[:40]}`")
         if self.serve is not None and self.base_url is not None:
             raise ValueError("`base_url` and `serve` exclude each other: a server that is started has its own address")
+        if self.replicas and (self.base_url is None or not self.model.startswith("openai:")):
+            raise ValueError("`replicas` needs an `openai:` model with `base_url`, the first address")
         if self.tokenizer is not None and self.prefix != "completions":
             raise ValueError("`tokenizer` needs `prefix: completions`")
         return self
@@ -260,6 +263,16 @@ class ModelSpec(SpecPart):
         """The spec with its price from a table, looked up by `model` and then by the bare name; its own price wins."""
         found = prices.get(self.model) or prices.get(self.rest)
         return self if self.price is not None or found is None else self.model_copy(update={"price": found})
+
+
+def _checked_url(field: str, value: str) -> str:
+    parts = urlsplit(value)
+    if parts.username or parts.password:
+        # Not a ValueError: pydantic would keep the input, and with it the password.
+        raise SetupError(f"`{field}` must not hold a user name or password; put the key in an environment variable")
+    if parts.scheme not in ("http", "https") or not parts.netloc:
+        raise ValueError(f"`{field}` must be a URL that starts with http:// or https://")
+    return value.rstrip("/")
 
 
 _PARTS: dict[str, type[BaseModel]] = {

@@ -9,6 +9,7 @@ from inferloom.nodes.curate import Curate
 from inferloom.nodes.dvts import Dvts
 from inferloom.nodes.few_shot import FewShot
 from inferloom.nodes.fuse import Fuse
+from inferloom.nodes.gauge import Gauge
 from inferloom.nodes.generative_reward import GenerativeReward
 from inferloom.nodes.listwise import Listwise
 from inferloom.nodes.mcts import Mcts
@@ -47,6 +48,7 @@ __all__ = [
     "Dvts",
     "FewShot",
     "Fuse",
+    "Gauge",
     "GenerativeReward",
     "Listwise",
     "Mcts",

@@ -91,6 +91,7 @@ class AdaptiveSample(Node):
 
     Params = AdaptiveSampleParams
     params: AdaptiveSampleParams
+    offers_tools = True
     paper = "https://arxiv.org/abs/2305.11860"
     static = False
 
@@ -133,7 +134,8 @@ class AdaptiveSample(Node):
     async def run(self, state: NodeState, context: NodeContext) -> NodeOutput:
         params = self.params
         request = Request(
-            messages=converse(state, context, "solve", system=params.system),
+            messages=converse(state, context, "solve", system=params.system, with_tools=state.tools is not None),
+            tools=state.tools,
             n=params.n,
             max_tokens=params.max_tokens,
             temperature=params.temperature,

@@ -44,6 +44,9 @@ class Node(ABC):
     """The paper that the technique follows, or empty."""
     static: ClassVar[bool] = True
     """Whether the least and the most calls are the same."""
+    offers_tools: ClassVar[bool] = False
+    """Whether its models may call the tools of `NodeState.tools`; a node that writes answers and does not is refused
+    where there are some."""
 
     def __init__(self, params: AnyParams) -> None:
         self.params = params
@@ -91,6 +94,14 @@ class Node(ABC):
     @property
     def oracle(self) -> bool:
         """Whether it looks at the right answer: its results are bounds, never compared with the rest."""
+        return False
+
+    @property
+    def live(self) -> bool:
+        """Whether it makes one completion, whose text as it comes is the text of the first candidate it hands on.
+
+        Where it adds to the candidates that come in, this is meant of a node to which none come.
+        """
         return False
 
     @property

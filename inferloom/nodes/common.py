@@ -10,6 +10,7 @@ from typing import Any, TypeVar
 from inferloom.core.answers import extract_answer
 from inferloom.core.errors import BudgetExceededError, UnknownNameError, UserError
 from inferloom.core.protocols import NodeContext
+from inferloom.core.tools import calls_answer, calls_text
 from inferloom.core.types import Candidate, Completion, Message, NodeState, Origin, Request, candidate_id
 
 T = TypeVar("T")
@@ -25,14 +26,16 @@ def converse(
     *,
     system: str | None = None,
     examples: Sequence[tuple[str, str]] = (),
+    with_tools: bool = False,
 ) -> tuple[Message, ...]:
     """The conversation that puts a role of the prompt pack to a model.
 
     One system message in front (`system`, the conversation's own, the pack's, the notes), then solved examples as turns
     (`examples`, then the state's), then the conversation's earlier turns, then the role. The role's `question` is the
-    last user message.
+    last user message. Calls of tools and what the tools said are turns where `with_tools`, for a model that goes on
+    from there; else they stand as text in the user message that led to them.
     """
-    earlier, question = _conversation(state)
+    earlier, question, since = _conversation(state, with_tools)
     asked = context.prompts.render(role, {"question": question, **(values or {})})
     told = [system] if system else []
     told += [message.content for message in (*earlier, *asked) if message.role == "system"]
@@ -42,15 +45,34 @@ def converse(
     for example_question, answer in (*examples, *state.examples):
         turns += [Message("user", example_question), Message("assistant", answer)]
     turns += [message for message in (*earlier, *asked) if message.role != "system"]
-    return tuple(turns)
+    return (*turns, *since) if with_tools else tuple(turns)
 
 
-def _conversation(state: NodeState) -> tuple[tuple[Message, ...], str]:
-    """The turns before the last user message, and that message; the bare question where there is none."""
-    for index in range(len(state.messages) - 1, -1, -1):
-        if state.messages[index].role == "user":
-            return state.messages[:index], state.messages[index].content
-    return state.messages, state.question
+def _conversation(state: NodeState, with_tools: bool) -> tuple[tuple[Message, ...], str, tuple[Message, ...]]:
+    """The turns before the last user message, that message, and what tools were called and said since.
+
+    System messages since then count as earlier ones. The bare question where there is no user message.
+    """
+    turns = state.messages if with_tools else _told(state.messages)
+    for index in range(len(turns) - 1, -1, -1):
+        if turns[index].role == "user":
+            since = tuple([turn for turn in turns[index + 1 :] if turn.role != "system"])
+            earlier = (*turns[:index], *(turn for turn in turns[index + 1 :] if turn.role == "system"))
+            return earlier, turns[index].content, since if since and since[-1].role == "tool" else ()
+    return turns, state.question, ()
+
+
+def _told(turns: tuple[Message, ...]) -> tuple[Message, ...]:
+    """The conversation without tool turns: what tools said stands in the user message before."""
+    calls = {call.id: call.canonical for turn in turns for call in turn.tool_calls}
+    told: list[Message] = []
+    for turn in turns:
+        if turn.role == "tool" and told:
+            said = f"{calls.get(turn.tool_call_id or '', 'a tool')} returned: {turn.content}"
+            told[-1] = Message(told[-1].role, f"{told[-1].content}\n\n{said}")
+        elif not turn.tool_calls:
+            told.append(turn)
+    return tuple(told)
 
 
 async def gather(work: Iterable[Coroutine[Any, Any, T]]) -> tuple[list[T | None], BudgetExceededError | None]:
@@ -125,11 +147,12 @@ def candidates_of(
     return [
         Candidate(
             id=next(ids),
-            text=completion.text,
-            answer=extract_answer(completion.text),
+            text="\n".join(part for part in (completion.text, calls_text(completion.tool_calls)) if part),
+            answer=calls_answer(completion.tool_calls) or extract_answer(completion.text),
             parents=tuple(parents),
             origin=Origin(node=context.path, model=model, completion=completion.id),
             finished=completion.finish_reason == "stop",
+            tool_calls=completion.tool_calls,
         )
         for model, completion in drawn
     ]

@@ -55,6 +55,10 @@ class Fuse(Node):
         return frozenset[Thing]({"scores", "critiques", "tests", "one"}) - self.provides
 
     @property
+    def live(self) -> bool:
+        return self.params.n == 1
+
+    @property
     def roles(self) -> frozenset[str]:
         return frozenset({"fuse"})
 

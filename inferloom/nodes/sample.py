@@ -102,6 +102,7 @@ class Sample(Node):
 
     Params = SampleParams
     params: SampleParams
+    offers_tools = True
     paper = "https://arxiv.org/abs/2407.21787"
 
     @classmethod
@@ -124,6 +125,11 @@ class Sample(Node):
     @property
     def needs(self) -> frozenset[str]:
         return frozenset({"logprobs"} if self.params.logprobs else ())
+
+    @property
+    def live(self) -> bool:
+        askings = self.params.askings
+        return len(askings) == 1 and self.params.n == 1 and not askings[0].plans and askings[0].style != "program"
 
     @property
     def roles(self) -> frozenset[str]:

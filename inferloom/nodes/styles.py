@@ -105,7 +105,8 @@ async def draw_answers(
         share, rest = divmod(request.n, asking.plans or 1)
         for index, plan in enumerate(plans):
             conversation = _asked(asking, state, context, plan)
-            wanted.append((place, replace(request, n=share + (index < rest), messages=conversation)))
+            tools = None if asking.style == "program" else state.tools
+            wanted.append((place, replace(request, n=share + (index < rest), messages=conversation, tools=tools)))
     completions: list[list[Completion]] = [[] for _ in askings]
     refusals = [refusal for _, refusal in planned]
     if wanted:
@@ -143,7 +144,8 @@ def _asked(asking: Asking, state: NodeState, context: NodeContext, plan: str | N
     shown = asking.examples
     if asking.style == "program":
         state, shown = replace(state, examples=()), ()
-    return converse(state, context, ROLES[asking.style], values, system=asking.system, examples=shown)
+    tools = state.tools is not None and asking.style != "program" and plan is None
+    return converse(state, context, ROLES[asking.style], values, system=asking.system, examples=shown, with_tools=tools)
 
 
 async def run_programs(candidates: Sequence[Candidate], context: NodeContext) -> list[Candidate]:

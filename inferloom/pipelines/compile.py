@@ -16,22 +16,42 @@ from typing import TYPE_CHECKING, Annotated, Any, NotRequired, Protocol, TypeAli
 
 from inferloom.core.errors import SetupError
 from inferloom.core.memory import Recalled
-from inferloom.core.types import Candidate, CandidateJson, Message, NodeOutput, NodeState, Usage
+from inferloom.core.tools import ToolCall, ToolCallJson, Tools
+from inferloom.core.types import Candidate, CandidateJson, Message, NodeOutput, NodeState, Role, Usage
 from inferloom.pipelines.graph import Edge
 from inferloom.pipelines.spec import PipelineSpec, StepSpec
 
 if TYPE_CHECKING:
-    from langgraph.checkpoint.base import BaseCheckpointSaver
+    from langgraph.graph import StateGraph
     from langgraph.graph.state import CompiledStateGraph
 
     App: TypeAlias = CompiledStateGraph["State", None, "State", "State"]
 
 
-class MessageJson(TypedDict):
-    """A turn of the conversation."""
+class TurnJson(TypedDict):
+    """A turn of the conversation; the fields are those of `Message`."""
 
     role: str
     content: str
+    tool_calls: NotRequired[list[ToolCallJson]]
+    tool_call_id: NotRequired[str]
+
+
+def turn_json(message: Message) -> TurnJson:
+    """A turn as plain JSON."""
+    turn: TurnJson = {"role": message.role, "content": message.content}
+    if message.tool_calls:
+        turn["tool_calls"] = [call.to_json() for call in message.tool_calls]
+    if message.tool_call_id is not None:
+        turn["tool_call_id"] = message.tool_call_id
+    return turn
+
+
+def read_turn(turn: TurnJson) -> Message:
+    """The turn that `turn_json` wrote."""
+    calls = tuple([ToolCall.from_json(call) for call in turn.get("tool_calls", ())])
+    role: Role = turn["role"]  # type: ignore[assignment] # roles are checked where they come in
+    return Message(role, turn["content"], calls, turn.get("tool_call_id"))
 
 
 class Record(TypedDict):
@@ -48,27 +68,35 @@ class Record(TypedDict):
     """How often each edge out was taken, by target; only in graphs with conditions."""
     consumed: NotRequired[dict[str, int]]
     """The count of each edge in when the node last read it, by source."""
+    arm: NotRequired[str]
+    """The arm that a route chose."""
     next: NotRequired[list[str]]
     """Where the run goes on from here."""
 
 
+AFRESH = ""
+"""Where a thread goes on with another question: the key, or the reason to stop, that empties what is gathered."""
+
+
 def merge_outputs(left: dict[str, Record], right: dict[str, Record]) -> dict[str, Record]:
     """Outputs of different nodes side by side; a node's newer output replaces its older one."""
-    return {**left, **right}
+    return {} if AFRESH in right else {**left, **right}
 
 
 def first_reason(left: str | None, right: str | None) -> str | None:
     """The first reason to stop that was given stays."""
-    return left if left is not None else right
+    return (left or right) if right != AFRESH else None
 
 
 class State(TypedDict):
-    """The state of a run. Give `question` and, where there are any, `messages`, `notes`, `examples`."""
+    """The state of a run. Give `question` and, where there are any, `turns`, `notes`, `examples`, `tools`."""
 
     question: str
-    messages: NotRequired[list[MessageJson]]
+    turns: NotRequired[list[TurnJson]]
     notes: NotRequired[list[str]]
     examples: NotRequired[list[list[str]]]
+    tools: NotRequired[list[str] | None]
+    """Definitions and choice, as in `Tools`."""
     outputs: NotRequired[Annotated[dict[str, Record], merge_outputs]]
     answer: NotRequired[str | None]
     stopped: NotRequired[Annotated[str | None, first_reason]]
@@ -85,7 +113,8 @@ class Execute(Protocol):
 Spent: TypeAlias = Callable[[], Usage]
 """What the current run has spent so far (nominal)."""
 
-STATE_KEYS = frozenset(State.__annotations__)
+STATE_KEYS = frozenset({*State.__annotations__, "messages", "run", "drawn", "result"})
+"""Also those that `embed` adds."""
 
 
 class CompiledGraph:
@@ -110,43 +139,67 @@ class CompiledGraph:
         messages: Sequence[Message] = (),
         notes: Sequence[str] = (),
         examples: Sequence[tuple[str, str]] = (),
+        tools: Tools | None = None,
     ) -> tuple[tuple[Candidate, ...], str | None]:
         """The candidates that the last node handed on, and why the run was stopped, if it was."""
         state = await self.app.ainvoke(
             {
                 "question": question,
-                "messages": [{"role": message.role, "content": message.content} for message in messages],
+                "turns": [turn_json(message) for message in messages],
                 "notes": list(notes),
                 "examples": [list(example) for example in examples],
+                "tools": None if tools is None else [tools.definitions, tools.choice],
             }
         )
         final = state["outputs"][self.spec.graph.end]
         return tuple(Candidate.from_json(candidate) for candidate in final["candidates"]), state.get("stopped")
 
 
-def compile_graph(
-    spec: PipelineSpec,
-    execute: Execute,
-    spent: Spent | None = None,
-    checkpointer: BaseCheckpointSaver[str] | None = None,
-) -> CompiledGraph:
-    """One LangGraph graph for a pipeline.
+def compile_graph(spec: PipelineSpec, execute: Execute, spent: Spent | None = None) -> CompiledGraph:
+    """One LangGraph graph for a pipeline, which uses no checkpointer, not even that of a graph around it.
 
     Args:
         spec: The checked pipeline.
         execute: Runs a node; its result is read for candidates, notes, examples and `stopped`.
         spent: Tells what the current run has spent; needed by conditions on `calls` and `tokens`.
-        checkpointer: A LangGraph checkpointer, if the caller keeps threads.
 
     Raises:
         SetupError: A condition looks at `calls` or `tokens` and `spent` is missing.
     """
-    from langgraph.graph import END, START, StateGraph
+    from langgraph.graph import START, StateGraph
+
+    builder = StateGraph(State)
+    wire(builder, spec, execute, spent, START)
+    app = builder.compile(checkpointer=False, name=spec.name)
+    return CompiledGraph(spec, app.with_config(recursion_limit=recursion_limit(spec)))
+
+
+def wire(
+    builder: StateGraph[Any, Any, Any, Any],
+    spec: PipelineSpec,
+    execute: Execute,
+    spent: Spent | None,
+    first: str,
+    around: Callable[[StepSpec, NodeFunction], Any] | None = None,
+) -> None:
+    """Add a pipeline's nodes and edges to a graph whose state holds `State`.
+
+    Args:
+        builder: The graph in the making.
+        spec: The checked pipeline.
+        execute: As in `compile_graph`.
+        spent: As in `compile_graph`.
+        first: The node of the graph after which the pipeline begins.
+        around: Makes what LangGraph is to run of a node's function.
+
+    Raises:
+        SetupError: A condition looks at `calls` or `tokens` and `spent` is missing.
+    """
+    from langgraph.graph import END
 
     graph = spec.graph
     if spent is None and any(edge.when is not None and edge.when.needs_usage for edge in graph.edges):
         raise SetupError("a condition on `calls` or `tokens` needs `compile_graph(..., spent=...)`")
-    builder = StateGraph(State)
     for step in spec.steps:
         sources = [edge.source for edge in graph.into(step.path)]
         node: Any  # LangGraph's node types want a runnable, a sync or an async function in one signature.
@@ -154,9 +207,11 @@ def compile_graph(
             node = _branching_node(spec, step, execute, spent)
         else:
             node = _plain_node(spec, step, sources, execute)
+        if around is not None:
+            node = around(step, node)
         builder.add_node(graph_name(step.path), node, defer=graph.conditional and len(sources) > 1)
     for path in graph.starts:
-        builder.add_edge(START, graph_name(path))
+        builder.add_edge(first, graph_name(path))
     for step in spec.steps:
         name, into, onward = graph_name(step.path), graph.into(step.path), graph.out_of(step.path)
         if not graph.conditional:
@@ -170,8 +225,6 @@ def compile_graph(
         else:
             for edge in onward:
                 builder.add_edge(name, graph_name(edge.target))
-    app = builder.compile(checkpointer=checkpointer, name=spec.name)
-    return CompiledGraph(spec, app.with_config(recursion_limit=recursion_limit(spec)))
 
 
 def graph_name(path: str) -> str:
@@ -190,21 +243,24 @@ def ancestors(spec: PipelineSpec) -> dict[str, frozenset[str]]:
     return spec.graph.ancestors
 
 
-def lanes(spec: PipelineSpec) -> dict[str, int]:
+def lanes(spec: PipelineSpec, *, any_type: bool = False) -> dict[str, int]:
     """For each node the number of its twins before it in declared order.
 
     Twins can run beside one another (neither leads to the other), are of one type and share a model: they might ask the
-    same thing at the same time, and the lane keeps their draws apart without looking at the clock.
+    same thing at the same time, and the lane keeps their draws apart without looking at the clock. With `any_type` the
+    type does not count, which is for runs that cannot tell in which order parallel nodes asked. Arms of a route never
+    run beside one another, so an arm draws as its pipeline draws alone.
     """
     before = spec.graph.ancestors
     result: dict[str, int] = {}
     for position, step in enumerate(spec.steps):
         models = set(step.node.model_names)
         result[step.path] = sum(
-            type(other.node) is type(step.node)
+            (any_type or type(other.node) is type(step.node))
             and not models.isdisjoint(other.node.model_names)
             and other.path not in before[step.path]
             and step.path not in before[other.path]
+            and not spec.graph.exclusive(step.path, other.path)
             for other in spec.steps[:position]
         )
     return result
@@ -212,10 +268,10 @@ def lanes(spec: PipelineSpec) -> dict[str, int]:
 
 # Nodes
 
-_NodeFunction: TypeAlias = Callable[[State], Awaitable[dict[str, Any]]]
+NodeFunction: TypeAlias = Callable[[State], Awaitable[dict[str, Any]]]
 
 
-def _plain_node(spec: PipelineSpec, step: StepSpec, sources: Sequence[str], execute: Execute) -> _NodeFunction:
+def _plain_node(spec: PipelineSpec, step: StepSpec, sources: Sequence[str], execute: Execute) -> NodeFunction:
     """A node of a graph without conditions: it runs once, when all its sources have."""
     path, final = step.path, step.path == spec.graph.end
     whole_text = spec.answer == "text"
@@ -230,7 +286,7 @@ def _plain_node(spec: PipelineSpec, step: StepSpec, sources: Sequence[str], exec
     return run
 
 
-def _branching_node(spec: PipelineSpec, step: StepSpec, execute: Execute, spent: Spent | None) -> _NodeFunction:
+def _branching_node(spec: PipelineSpec, step: StepSpec, execute: Execute, spent: Spent | None) -> NodeFunction:
     """A node of a graph with conditions: it reads the edges that fired since it last ran, and chooses its way on."""
     path, final = step.path, step.path == spec.graph.end
     whole_text = spec.answer == "text"
@@ -287,6 +343,10 @@ def _chooser(edges: Sequence[Edge], spent: Spent | None) -> Callable[[Record, Ma
         for edge in conditional:
             if edge.at_most is not None and fired.get(edge.target, 0) >= edge.at_most:
                 continue
+            if edge.arm is not None:
+                if edge.arm == record.get("arm"):
+                    targets.append(edge.target)
+                continue
             usage = spent() if spent is not None and edge.when is not None and edge.when.needs_usage else None
             if edge.when is None or edge.when.holds(answers, scores, usage):
                 targets.append(edge.target)
@@ -317,14 +377,13 @@ def _fresh(outputs: Mapping[str, Record], path: str, sources: Sequence[str]) -> 
 
 async def _execute(step: StepSpec, state: State, incoming: Record, execute: Execute) -> tuple[Record, str | None]:
     """Run a node on what comes in; a run that was stopped passes it on untouched."""
-    if state.get("stopped") is not None:
+    if state.get("stopped"):
         return incoming, None
+    tools = state.get("tools")
     node_state = NodeState(
         question=state["question"],
-        messages=tuple(
-            Message(turn["role"], turn["content"])  # type: ignore[arg-type] # roles are checked where they come in
-            for turn in state.get("messages") or ()
-        ),
+        messages=tuple([read_turn(turn) for turn in state.get("turns") or ()]),
+        tools=None if tools is None else Tools(*tools),
         candidates=tuple([Candidate.from_json(candidate) for candidate in incoming["candidates"]]),
         notes=tuple(incoming["notes"]),
         examples=tuple([(question, answer) for question, answer in incoming["examples"]]),
@@ -339,6 +398,8 @@ async def _execute(step: StepSpec, state: State, incoming: Record, execute: Exec
         incoming["examples"] = [[question, answer] for question, answer in output.examples]
     if output.recalled is not None:
         incoming["recalled"] = [list(one) for one in output.recalled]
+    if output.choice is not None:
+        incoming["arm"] = output.choice.arm
     return incoming, output.stopped
 
 

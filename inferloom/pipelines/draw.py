@@ -5,9 +5,10 @@ The SVG takes its colours from `currentColor`, so it reads on light and on dark 
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from html import escape
+from typing import Literal
 
 from inferloom.pipelines.graph import Edge
 from inferloom.pipelines.spec import PipelineSpec, StepSpec
@@ -38,9 +39,19 @@ def mermaid(spec: PipelineSpec) -> str:
     return "\n".join(lines) + "\n"
 
 
-def svg(spec: PipelineSpec) -> str:
-    """The graph as one `<svg>` element."""
-    layout = _Layout(spec)
+def svg(spec: PipelineSpec, ran: Mapping[str, str] | None = None) -> str:
+    """The graph as one `<svg>` element.
+
+    Args:
+        spec: The pipeline.
+        ran: What to say of each node that a run reached, by path, as one more line of its box; the other nodes are
+            drawn faint. None: the pipeline by itself.
+    """
+    labels = {step.path: _label(step) for step in spec.steps}
+    for path, note in (ran or {}).items():
+        if path in labels:
+            labels[path].append(_short(note))
+    layout = _Layout(spec, labels)
     title = escape(spec.name)
     parts = [
         f'<svg xmlns="http://www.w3.org/2000/svg" viewBox="0 0 {layout.width} {layout.height}" '
@@ -51,7 +62,10 @@ def svg(spec: PipelineSpec) -> str:
         'orient="auto-start-reverse"><path d="M0 0 L8 4 L0 8 z" fill="currentColor"/></marker></defs>',
     ]
     parts += [_svg_edge(layout, edge) for edge in spec.graph.edges]
-    parts += [_svg_box(layout.boxes[step.path], _label(step)) for step in spec.steps]
+    parts += [
+        _svg_box(layout.boxes[path], lines, "plain" if ran is None else "reached" if path in ran else "faint")
+        for path, lines in labels.items()
+    ]
     return "\n".join([*parts, "</svg>"]) + "\n"
 
 
@@ -86,7 +100,7 @@ def _short(text: str) -> str:
 
 
 def _edge_text(edge: Edge) -> str:
-    parts = [edge.when.text] if edge.when else []
+    parts = [edge.when.text] if edge.when else [edge.arm] if edge.arm is not None else []
     if edge.at_most is not None:
         parts.append(f"at most {edge.at_most}x")
     return ", ".join(parts)
@@ -117,7 +131,7 @@ class _Box:
 class _Layout:
     """Layers by longest way from the start; within a layer, nodes stand in the order of what leads to them."""
 
-    def __init__(self, spec: PipelineSpec) -> None:
+    def __init__(self, spec: PipelineSpec, labels: Mapping[str, Sequence[str]]) -> None:
         graph = spec.graph
         level: dict[str, int] = {}
         self.back = graph.loop_edges
@@ -127,7 +141,7 @@ class _Layout:
         layers: list[list[str]] = [[] for _ in range(1 + max(level.values()))]
         for path in graph.order:
             layers[level[path]].append(path)
-        sizes = {step.path: _size(_label(step)) for step in spec.steps}
+        sizes = {path: _size(lines) for path, lines in labels.items()}
         self.level = level
         self._order(spec, layers)
         widths = [sum(sizes[path][0] for path in layer) + _GAP_X * (len(layer) - 1) for layer in layers]
@@ -155,6 +169,10 @@ class _Layout:
         """Whether an edge does not simply lead to the next layer."""
         return self.level[edge.target] != self.level[edge.source] + 1
 
+    def below(self, path: str) -> float:
+        """Where the layer of a node ends."""
+        return max(box.bottom for other, box in self.boxes.items() if self.level[other] == self.level[path])
+
     def words_x(self, edge: Edge) -> float:
         """Where the words of an edge to the next layer begin."""
         return (self.boxes[edge.source].centre + self.boxes[edge.target].centre) / 2 + 6
@@ -181,25 +199,33 @@ def _size(lines: Sequence[str]) -> tuple[float, float]:
     return float(round(max(width, 80))), float(len(lines) * _LINE + 2 * _PADDING - 4)
 
 
-def _svg_box(box: _Box, lines: Sequence[str]) -> str:
+def _svg_box(box: _Box, lines: Sequence[str], look: Literal["plain", "reached", "faint"]) -> str:
+    width = ' stroke-width="2"' if look == "reached" else ' stroke-dasharray="3 3"' if look == "faint" else ""
     parts = [
         f'<rect x="{box.x:g}" y="{box.y:g}" width="{box.width:g}" height="{box.height:g}" rx="6" '
-        'fill="currentColor" fill-opacity="0.06" stroke="currentColor" stroke-opacity="0.55"/>'
+        f'fill="currentColor" fill-opacity="0.06" stroke="currentColor" stroke-opacity="0.55"{width}/>'
     ]
     for index, line in enumerate(lines):
-        style = ' font-weight="600"' if index == 0 else ' opacity="0.75"'
+        last = look == "reached" and index == len(lines) - 1
+        style = ' font-weight="600"' if index == 0 or last else ' opacity="0.75"'
         y = box.y + _PADDING + 10 + index * _LINE
         parts.append(f'<text x="{box.centre:g}" y="{y:g}" text-anchor="middle"{style}>{escape(line)}</text>')
-    return "".join(parts)
+    drawn = "".join(parts)
+    return f'<g opacity="0.55">{drawn}</g>' if look == "faint" else drawn
 
 
 def _svg_edge(layout: _Layout, edge: Edge) -> str:
     start, end = layout.boxes[edge.source], layout.boxes[edge.target]
-    dashes = ' stroke-dasharray="4 3"' if edge.conditional else ""
+    dashes = ' stroke-dasharray="4 3"' if edge.conditional or edge.arm is not None else ""
     if layout.aside(edge):
         lane = layout.right + 18 * layout.side.index(edge)
-        leave, arrive = start.y + start.height * 0.65, end.y + end.height * 0.35
-        way = f"M{start.x + start.width:g} {leave:g} H{lane:g} V{arrive:g} H{end.x + end.width:g}"
+        if edge in layout.back:
+            leave, arrive = start.y + start.height * 0.65, end.y + end.height * 0.35
+            way = f"M{start.x + start.width:g} {leave:g} H{lane:g} V{arrive:g} H{end.x + end.width:g}"
+        else:
+            # Through the gaps between the layers, so that it crosses no box.
+            leave, arrive = layout.below(edge.source) + 10, end.y - 14
+            way = f"M{start.centre:g} {start.bottom:g} V{leave:g} H{lane:g} V{arrive:g} H{end.centre:g} V{end.y:g}"
         words_x, words_y = layout.right + 18 * len(layout.side) - 8.0, (leave + arrive) / 2
     else:
         middle = (start.bottom + end.y) / 2

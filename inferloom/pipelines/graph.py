@@ -2,8 +2,9 @@
 
 Knows paths and edges only, neither YAML nor LangGraph.
 
-A node's edges out are either *conditional* (`when`, or `at_most` on an edge that leads back) or plain. After the node
-every conditional edge that holds is taken; where none holds, or there is none, all plain ones are.
+A node's edges out are either *conditional* (`when`, `at_most` on an edge that leads back, or the arm of a `route`) or
+plain. After the node every conditional edge that holds is taken; where none holds, or there is none, all plain ones
+are. Of the arms of a route a run takes one; their nodes have paths that begin with the route's path and the arm.
 """
 
 from __future__ import annotations
@@ -30,6 +31,8 @@ OPERATORS: Mapping[str, Callable[[float, float], bool]] = {
 }
 _OPPOSITES = {"<": ">=", ">=": "<", ">": "<=", "<=": ">"}
 MAX_AT_MOST = 100
+JOIN = "join"
+"""The last part of the path at which the arms of a route come together."""
 
 _CONDITION = re.compile(r"\s*([A-Za-z_]+)(?:\.([A-Za-z_][\w.-]*))?\s*(<=|>=|==|=|!=|<|>)\s*(\S+)\s*")
 _NUMBER = re.compile(r"[-+]?(?:\d+(?:\.\d*)?|\.\d+)(?:[eE][-+]?\d+)?")
@@ -141,11 +144,15 @@ class Edge:
     when: Condition | None = None
     at_most: int | None = None
     place: tuple[str | int, ...] = ()
+    arm: str | None = None
+    """The arm of a route that it leads into."""
+    fallback: bool = False
+    """Whether that arm is the one taken where none was chosen."""
 
     @property
     def conditional(self) -> bool:
         """Whether it may be taken or not."""
-        return self.when is not None or self.at_most is not None
+        return self.when is not None or self.at_most is not None or (self.arm is not None and not self.fallback)
 
 
 class Graph:
@@ -203,10 +210,51 @@ class Graph:
         """The nodes that run in every run that no limit stops."""
         sure: set[str] = set()
         for path in self.order:
-            plain = [edge for edge in self._forward_in(path) if self.certain(edge)]
-            if path in self.starts or any(edge.source in sure for edge in plain):
+            if path in self.starts or self._follows(path, sure) or self.joins.get(path) in sure:
                 sure.add(path)
         return frozenset(sure)
+
+    def always_in(self, route: str, arm: str) -> frozenset[str]:
+        """The nodes of an arm that run in every run that takes it and that no limit stops."""
+        sure = {edge.target for edge in self.out_of(route) if edge.arm == arm}
+        for path in self.order:
+            if self.arms(path)[-1:] == ((route, arm),) and (self._follows(path, sure) or self.joins.get(path) in sure):
+                sure.add(path)
+        return frozenset(sure)
+
+    def _follows(self, path: str, sure: set[str]) -> bool:
+        return any(edge.source in sure for edge in self._forward_in(path) if self.certain(edge))
+
+    @cached_property
+    def routes(self) -> dict[str, tuple[str, ...]]:
+        """The arms of each node that chooses among arms."""
+        found: dict[str, dict[str, None]] = {}
+        for edge in self.edges:
+            if edge.arm is not None:
+                found.setdefault(edge.source, {})[edge.arm] = None
+        return {path: tuple(arms) for path, arms in found.items()}
+
+    @cached_property
+    def joins(self) -> dict[str, str]:
+        """The nodes in which the arms of a route come together, each with the route."""
+        return {f"{route}/{JOIN}": route for route in self.routes}
+
+    def arms(self, path: str) -> tuple[tuple[str, str], ...]:
+        """The arms that a node stands in, the outermost first, each as (path of the route, arm)."""
+        return self._arms[path]
+
+    @cached_property
+    def _arms(self) -> dict[str, tuple[tuple[str, str], ...]]:
+        arms = [(route, arm) for route in sorted(self.routes, key=len) for arm in self.routes[route]]
+        return {
+            path: tuple((route, arm) for route, arm in arms if path.startswith(f"{route}/{arm}/"))
+            for path in self.paths
+        }
+
+    def exclusive(self, left: str, right: str) -> bool:
+        """Whether two nodes stand in different arms of one route, so that a run comes by one of them at most."""
+        mine = dict(self._arms[left])
+        return any(mine.get(route, arm) != arm for route, arm in self._arms[right])
 
     def certain(self, edge: Edge) -> bool:
         """Whether an edge is taken whenever its source runs."""

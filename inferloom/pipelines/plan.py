@@ -7,8 +7,8 @@ limit, so real runs come in well below.
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping
-from dataclasses import asdict, dataclass
+from collections.abc import Mapping, Sequence
+from dataclasses import asdict, dataclass, fields
 
 from inferloom.core.types import Json, Usage, total
 from inferloom.models.budget import Budget, measures
@@ -83,14 +83,37 @@ def plan(spec: PipelineSpec, question_tokens: int = QUESTION_TOKENS) -> Plan:
     forecasts = predict(spec)
     steps = tuple(_step_plan(spec, step, forecasts, question_tokens) for step in spec.steps)
     used = dict.fromkeys(model for step in steps for model in step.models)
+    calls, at_most = _together(spec, steps, {path: one.least_in_arm for path, one in forecasts.items()})
     return Plan(
         name=spec.name,
         steps=steps,
-        calls=(sum(step.calls[0] for step in steps), sum(step.calls[1] for step in steps)),
-        at_most=total(step.at_most for step in steps),
+        calls=calls,
+        at_most=at_most,
         budget=spec.budget,
         unpriced=tuple(model for model in used if spec.models[model].price is None),
     )
+
+
+def _together(
+    spec: PipelineSpec, steps: tuple[StepPlan, ...], least: Mapping[str, int], within: tuple[tuple[str, str], ...] = ()
+) -> tuple[tuple[int, int], Usage]:
+    """Calls, least and most, and the upper bound on usage of the steps within some arms; of a route one arm counts."""
+    graph = spec.graph
+    mine = [step for step in steps if graph.arms(step.path) == within]
+    low, high = sum(least[step.path] for step in mine), sum(step.calls[1] for step in mine)
+    at_most = total(step.at_most for step in mine)
+    for route, arms in graph.routes.items():
+        if graph.arms(route) == within:
+            ways = [_together(spec, steps, least, (*within, (route, arm))) for arm in arms]
+            low += min(calls[0] for calls, _ in ways)
+            high += max(calls[1] for calls, _ in ways)
+            at_most += _most([usage for _, usage in ways])
+    return (low, high), at_most
+
+
+def _most(usages: Sequence[Usage]) -> Usage:
+    """The most of each kind."""
+    return Usage(**{field.name: max(getattr(usage, field.name) for usage in usages) for field in fields(Usage)})
 
 
 def _step_plan(spec: PipelineSpec, step: StepSpec, forecasts: Mapping[str, Forecast], question_tokens: int) -> StepPlan:

@@ -83,6 +83,8 @@ class Forecast:
     candidates_in: tuple[int, int]
     candidates_out: tuple[int, int]
     calls: tuple[int, int]
+    least_in_arm: int = 0
+    """The least calls where the arms that the node stands in are taken."""
 
 
 EMPTY = Flow({}, frozenset())
@@ -190,6 +192,31 @@ def check_capabilities(spec: PipelineSpec, capabilities: Mapping[str, Capabiliti
                 )
 
 
+def check_tools(spec: PipelineSpec, capabilities: Mapping[str, Capabilities]) -> None:
+    """Refuse tools for a pipeline that has a node which writes answers and cannot offer them to its models.
+
+    Raises:
+        CapabilityError: Names the node, or the model.
+    """
+    for step in spec.steps:
+        if "candidates" not in step.node.provides:
+            continue
+        where = spec.where(*step.place)
+        if not step.node.offers_tools:
+            raise CapabilityError(
+                f"`{step.node.name}` writes answers and cannot offer tools to its model; with tools, answers must come"
+                " from `sample` or `adaptive_sample`",
+                where=where,
+            )
+        for model in step.node.model_names:
+            if not capabilities[model].tools:
+                raise CapabilityError(
+                    f"tools were given, and model `{model}` ({spec.models[model].model}) cannot call any"
+                    " (`capabilities: {tools: true}` says that an endpoint can)",
+                    where=where,
+                )
+
+
 def predict(spec: PipelineSpec) -> dict[str, Forecast]:
     """Calls and candidates of every node, least and most, by path in declared order.
 
@@ -200,6 +227,9 @@ def predict(spec: PipelineSpec) -> dict[str, Forecast]:
     most: dict[str, int] = dict.fromkeys(spec.graph.paths, 0)
     runs: dict[str, int] = dict.fromkeys(spec.graph.paths, 0)
     first: dict[str, Forecast] = {}
+    in_arm = frozenset(
+        path for route, arms in spec.graph.routes.items() for arm in arms for path in spec.graph.always_in(route, arm)
+    )
     for _ in range(rounds):
         for path in spec.graph.order:
             node = spec.step(path).node
@@ -215,6 +245,7 @@ def predict(spec: PipelineSpec) -> dict[str, Forecast]:
                     before.count,
                     flows[path].count,
                     (least_calls if sure else 0, 0),
+                    least_calls if sure or path in in_arm else 0,
                 )
             if runs[path] < spec.graph.executions(path):
                 runs[path] += 1
@@ -252,6 +283,19 @@ def _incoming(spec: PipelineSpec, flows: Mapping[str, Flow], path: str) -> Flow:
     edges = [edge for edge in spec.graph.into(path) if edge.source in flows]
     if not edges:
         return EMPTY
+    ways: dict[Hashable, list[Edge]] = {}
+    for edge in edges:
+        inside = spec.graph.arms(path)
+        ways.setdefault(tuple(arm for arm in spec.graph.arms(edge.source) if arm not in inside), []).append(edge)
+    # Of several arms of a route one comes.
+    return (
+        _either([_by_way(spec, flows, path, way) for way in ways.values()])
+        if len(ways) > 1
+        else (_by_way(spec, flows, path, edges))
+    )
+
+
+def _by_way(spec: PipelineSpec, flows: Mapping[str, Flow], path: str, edges: list[Edge]) -> Flow:
     together = [flows[edge.source] for edge in edges if _sure(spec, edge)]
     # A start node of a loop comes without any edge the first time.
     if path in spec.graph.starts:
@@ -406,4 +450,4 @@ def _check_condition(spec: PipelineSpec, edge: Edge, flow: Flow) -> None:
             )
 
 
-__all__ = ["Flow", "Forecast", "SpecError", "check_capabilities", "check_rules", "predict", "shape"]
+__all__ = ["Flow", "Forecast", "SpecError", "check_capabilities", "check_rules", "check_tools", "predict", "shape"]

@@ -1,7 +1,7 @@
 """Running a pipeline: load it, ask it, get the answer with its accounts.
 
 A run is one question. Its id stands in the database with every call, step and candidate; its usage is the sum of its
-ledger rows. LangGraph executes the graph; this module gives each node its context and keeps the records.
+ledger rows. LangGraph executes the graph; `execution` gives each node its context, and this module keeps the records.
 """
 
 from __future__ import annotations
@@ -10,214 +10,35 @@ import asyncio
 import threading
 import time
 import uuid
-from collections import Counter
-from collections.abc import AsyncIterator, Coroutine, Mapping, Sequence
-from contextvars import ContextVar
-from dataclasses import dataclass, field
+from collections.abc import AsyncGenerator, Collection, Iterator, Mapping, Sequence
+from dataclasses import replace
+from functools import cached_property
 from pathlib import Path
-from random import Random
-from typing import TYPE_CHECKING, TypedDict, TypeVar
+from typing import TYPE_CHECKING
 
-from inferloom.core.answers import votes_of
-from inferloom.core.errors import BudgetExceededError, InferloomError
-from inferloom.core.memory import Memory
-from inferloom.core.protocols import Oracle, Prompts, Sandbox
-from inferloom.core.types import Candidate, Completion, Json, Message, NodeOutput, NodeState, Request, Usage, total
-from inferloom.models.budget import Budget
+from inferloom.core.errors import InferloomError
+from inferloom.core.protocols import Capabilities, Oracle
+from inferloom.core.tools import Tools
+from inferloom.core.types import Message
+from inferloom.models import telemetry
+from inferloom.models.budget import Budget, Purse
 from inferloom.models.client import Gateway, OpenModel, RunClient
 from inferloom.nodes.prompts import load_pack
+from inferloom.pipelines.background import iterate_sync, run_sync
 from inferloom.pipelines.compile import CompiledGraph, compile_graph
-from inferloom.pipelines.rules import check_capabilities
-from inferloom.pipelines.spec import PipelineSpec, StepSpec
-from inferloom.store import CandidateRow, PipelineRow, Row, RunRow, StepRow, Store
+from inferloom.pipelines.execution import CURRENT, AnswerTokens, Run, execute, live_path, result_of, spent
+from inferloom.pipelines.result import EventSink, RunOptions, RunResult, StreamEvent
+from inferloom.pipelines.rules import check_capabilities, check_tools
+from inferloom.pipelines.spec import PipelineSpec
+from inferloom.store import PipelineRow, RunRow, Store
 
 if TYPE_CHECKING:
+    from langgraph.checkpoint.base import BaseCheckpointSaver
+
     from inferloom.memory.scope import MemoryScope
+    from inferloom.pipelines.embed import AgentGraph
 
-T = TypeVar("T")
-
-STOPPED_BUDGET = "budget"
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class RunResult:
-    """An answer with its accounts: `usage` is nominal, what it costs in production; `billed` was spent this time."""
-
-    answer: str | None
-    candidates: tuple[Candidate, ...]
-    usage: Usage
-    billed: Usage
-    bound: Usage
-    """The most that calls of unknown outcome can have cost on top of `billed`."""
-    usage_by_model: Mapping[str, Usage]
-    stopped: str | None
-    """Why the run ended early (`budget`), or None."""
-    run_id: str
-    stream: str
-    wall_seconds: float
-
-    @property
-    def text(self) -> str:
-        """The full text of the answer."""
-        return self.candidates[0].text if self.candidates else ""
-
-    def to_json(self) -> dict[str, Json]:
-        """The result as the document of `run --json`."""
-        return {
-            "answer": self.answer,
-            "text": self.text,
-            "usage": dict(self.usage.to_json()),
-            "billed": dict(self.billed.to_json()),
-            "unknown_at_most": dict(self.bound.to_json()),
-            "stopped": self.stopped,
-            "run_id": self.run_id,
-            "stream": self.stream,
-            "wall_seconds": self.wall_seconds,
-        }
-
-
-class RunOptions(TypedDict, total=False):
-    """What an evaluation says of a run beside the question; `Pipeline.ainvoke` explains each."""
-
-    stream: str | None
-    notes: Sequence[str]
-    examples: Sequence[tuple[str, str]]
-    study: str | None
-    item: str | None
-    tag: str | None
-    oracle: Oracle | None
-    memory: MemoryScope | None
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class StreamEvent:
-    """Something that happens while a run goes on: `token`, `node`, another event of a node, or at last `result`."""
-
-    kind: str
-    path: str
-    data: Mapping[str, Json] = field(default_factory=dict)
-    result: RunResult | None = None
-
-
-@dataclass(slots=True)
-class _Run:
-    """One run while it goes on."""
-
-    id: str
-    stream: str
-    client: RunClient
-    prompts: Prompts
-    store: Store
-    oracle: Oracle | None = None
-    memory: MemoryScope | None = None
-    rows: list[Row] = field(default_factory=list)
-    events: asyncio.Queue[StreamEvent] | None = None
-    executions: Counter[str] = field(default_factory=Counter)
-
-
-_CURRENT: ContextVar[_Run] = ContextVar("inferloom_run")
-
-
-class _Context:
-    """What a node sees of its run."""
-
-    __slots__ = ("_ordinal", "_rng", "_run", "path", "prompts")
-
-    def __init__(self, run: _Run, path: str, ordinal: int) -> None:
-        self._run = run
-        self.path = path
-        self.prompts = run.prompts
-        self._ordinal = ordinal
-        self._rng: Random | None = None
-
-    @property
-    def rng(self) -> Random:
-        # Seeding costs more than most nodes' other work, and few nodes roll dice.
-        if self._rng is None:
-            self._rng = Random(f"{self._run.stream}|{self.path}|{self._ordinal}")
-        return self._rng
-
-    async def generate(self, model: str, request: Request) -> list[Completion]:
-        run = self._run
-        if run.events is None:
-            return await run.client.generate(model, request, path=self.path)
-        events, path = run.events, self.path
-
-        def preview(position: int, text: str) -> None:
-            events.put_nowait(StreamEvent(kind="token", path=path, data={"index": position, "text": text}))
-
-        return await run.client.generate(model, request, path=path, on_token=preview)
-
-    @property
-    def oracle(self) -> Oracle | None:
-        return self._run.oracle
-
-    @property
-    def sandbox(self) -> Sandbox:
-        from inferloom.sandbox import default_sandbox
-
-        return default_sandbox()
-
-    async def embed(self, texts: Sequence[str]) -> list[tuple[float, ...]]:
-        from inferloom.models.embedding import default_embedder
-
-        return await default_embedder().embed(texts)
-
-    def memory(self, name: str) -> Memory:
-        from inferloom.memory.book import book_of
-        from inferloom.memory.scope import MemoryScope
-
-        run = self._run
-        scope = run.memory or MemoryScope()
-        return scope.memory(book_of(run.store), name, f"{run.stream}|{self.path}|{self._ordinal}", run.id)
-
-    def rows(self, path: str) -> Sequence[Mapping[str, Json]]:
-        from inferloom.core.rows import read_rows
-
-        return read_rows(path)
-
-    def emit(self, event: str, data: Mapping[str, Json]) -> None:
-        if self._run.events is not None:
-            self._run.events.put_nowait(StreamEvent(kind=event, path=self.path, data=data))
-
-
-async def _execute(step: StepSpec, state: NodeState) -> NodeOutput:
-    """Run one node and record it; a budget that ends inside a node ends the run with the best so far."""
-    run = _CURRENT.get()
-    ordinal = run.executions[step.path]
-    run.executions[step.path] += 1
-    started = time.time()
-    try:
-        output = await step.node.run(state, _Context(run, step.path, ordinal))
-    except BudgetExceededError:
-        output = NodeOutput(candidates=state.candidates, stopped=STOPPED_BUDGET)
-    candidates = state.candidates if output.candidates is None else output.candidates
-    run.rows.append(
-        StepRow(
-            run=run.id,
-            path=step.path,
-            ordinal=ordinal,
-            node=step.node.name,
-            started=started,
-            ended=time.time(),
-            status=output.stopped or "done",
-            candidates_in=len(state.candidates),
-            candidates_out=len(candidates),
-        )
-    )
-    run.rows.extend(
-        CandidateRow(run=run.id, path=step.path, ordinal=ordinal, position=position, candidate=candidate)
-        for position, candidate in enumerate(output.candidates or ())
-    )
-    if run.events is not None:
-        data: dict[str, Json] = {"node": step.node.name, "candidates": len(candidates)}
-        run.events.put_nowait(StreamEvent(kind="node", path=step.path, data=data))
-    return output
-
-
-def _spent() -> Usage:
-    """What the current run has spent, nominally."""
-    return total(_CURRENT.get().client.nominal.values())
+__all__ = ["EventSink", "Pipeline", "RunOptions", "RunResult", "StreamEvent", "default_gateway", "run_sync"]
 
 
 class Pipeline:
@@ -235,8 +56,8 @@ class Pipeline:
         self._models: dict[str, OpenModel] = {
             name: gateway.model(model, where=spec.where("models", name)) for name, model in spec.models.items()
         }
-        check_capabilities(spec, {name: model.backend.capabilities for name, model in self._models.items()})
-        self._compiled: CompiledGraph = compile_graph(spec, _execute, _spent)
+        check_capabilities(spec, self.capabilities)
+        self._compiled: CompiledGraph = compile_graph(spec, execute, spent)
         self._saved = False
 
     @classmethod
@@ -255,9 +76,40 @@ class Pipeline:
         return cls(spec, gateway or default_gateway(store))
 
     @property
-    def graph(self) -> CompiledGraph:
-        """The compiled LangGraph graph."""
-        return self._compiled
+    def capabilities(self) -> dict[str, Capabilities]:
+        """What each model can do."""
+        return {name: model.backend.capabilities for name, model in self._models.items()}
+
+    @cached_property
+    def graph(self) -> AgentGraph:
+        """The pipeline as a compiled LangGraph graph over `messages`: a graph, or a node or subgraph of another one.
+
+        It reads the conversation in `messages` and adds its answer there. Inside another graph it uses that graph's
+        checkpointer; `compile` gives it one of its own.
+        """
+        return self.compile()
+
+    def compile(
+        self,
+        checkpointer: BaseCheckpointSaver[str] | bool | None = None,
+        *,
+        interrupt_before: Sequence[str] = (),
+        interrupt_after: Sequence[str] = (),
+    ) -> AgentGraph:
+        """`graph` with a checkpointer, and with interrupts at nodes, named by their paths.
+
+        Args:
+            checkpointer: LangGraph's: a saver, None to use that of the graph around it, False for none, True to keep
+                the state as a subgraph from one turn of a thread to the next.
+            interrupt_before: The run stops before these nodes, until the graph is invoked again with None.
+            interrupt_after: The same after these nodes.
+
+        Raises:
+            UnknownNameError: There is no such node.
+        """
+        from inferloom.pipelines.embed import agent_graph
+
+        return agent_graph(self, checkpointer, interrupt_before, interrupt_after)
 
     def invoke(self, question: str | Sequence[Message], **options: object) -> RunResult:
         """Answer a question from synchronous code, also inside a running event loop; options as for `ainvoke`."""
@@ -276,7 +128,11 @@ class Pipeline:
         tag: str | None = None,
         oracle: Oracle | None = None,
         memory: MemoryScope | None = None,
-        events: asyncio.Queue[StreamEvent] | None = None,
+        tools: Tools | None = None,
+        events: EventSink | None = None,
+        tokens_of: Collection[str] | None = None,
+        run_id: str | None = None,
+        account: Purse | None = None,
     ) -> RunResult:
         """Answer one question.
 
@@ -293,35 +149,27 @@ class Pipeline:
             oracle: Grades candidates against the right answer; only an evaluation has it, for nodes marked `oracle`.
             memory: Which memories the names in the pipeline mean, and whether they are written to; None: those of the
                 default namespace, written to.
+            tools: What the answer may call; it then comes back in `RunResult.tool_calls`.
             events: Where events go while the run goes on.
+            tokens_of: The paths of the nodes whose tokens are told as they come; None: of all.
+            run_id: The run's id, 32 hex digits; None: a new one.
+            account: What the run's calls are billed to, beside other runs; None: the gateway's own.
 
         Raises:
+            CapabilityError: There are tools, and a node or a model that cannot offer them.
             ModelError: A model failed for good; the run is recorded as failed.
             StorageError: The database takes no writes.
         """
         messages = (Message("user", question),) if isinstance(question, str) else tuple(question)
-        fresh, run_id, stream = stream is None, uuid.uuid4().hex, stream or uuid.uuid4().hex
-        client = RunClient(
-            self.gateway,
-            self._models,
-            run=run_id,
-            stream=stream,
-            budget=budget or self.spec.budget,
-            before=self._compiled.ancestors,
-            lanes=self._compiled.lanes,
-            fresh=fresh,
-        )
-        run = _Run(
-            id=run_id,
-            stream=stream,
-            client=client,
-            prompts=self._prompts,
-            store=self.gateway.store,
-            oracle=oracle,
-            memory=memory,
-            events=events,
-        )
-        asked = messages[-1].content if messages else ""
+        if tools is not None:
+            check_tools(self.spec, self.capabilities)
+        fresh, run_id, stream = stream is None, run_id or uuid.uuid4().hex, stream or uuid.uuid4().hex
+        run = self.open_run(run_id, stream, budget=budget, lanes=self._compiled.lanes, fresh=fresh, account=account)
+        run.oracle, run.memory, run.events, run.tokens_of = oracle, memory, events, tokens_of
+        if events is not None:
+            run.answering = AnswerTokens(self.live_path, events)
+        last = messages[-1].content if messages else ""
+        asked = next((turn.content for turn in reversed(messages) if turn.role == "user"), last)
         row = RunRow(
             id=run_id,
             pipeline=self.spec.hash,
@@ -333,53 +181,86 @@ class Pipeline:
             item=item,
             tag=tag,
         )
-        return await self._recorded(run, row, messages, tuple(notes), tuple(examples))
+        with telemetry.run_span(self.spec.name, run_id, messages) as span:
+            result = await self._recorded(run, row, messages, tuple(notes), tuple(examples), tools)
+            telemetry.finished(span, result.answer, result.usage, result.billed, result.stopped)
+            return result
+
+    def open_run(
+        self,
+        run_id: str,
+        stream: str,
+        *,
+        budget: Budget | None = None,
+        lanes: Mapping[str, int],
+        fresh: bool,
+        account: Purse | None = None,
+    ) -> Run:
+        """What a run of this pipeline needs while it goes on; nothing is recorded yet.
+
+        Args:
+            run_id: The run's id.
+            stream: The name under which draws are shared.
+            budget: The most it may cost, nominally; None: the pipeline's own `budget`.
+            lanes: For each node path, how many nodes stand before it that may ask the same thing at the same time.
+            fresh: Whether the bank holds nothing of the stream.
+            account: What its calls are billed to; None: the gateway's own.
+        """
+        client = RunClient(
+            self.gateway,
+            self._models,
+            run=run_id,
+            stream=stream,
+            budget=budget or self.spec.budget,
+            before=self._compiled.ancestors,
+            lanes=lanes,
+            fresh=fresh,
+            account=account,
+        )
+        return Run(id=run_id, stream=stream, client=client, prompts=self._prompts)
+
+    @cached_property
+    def live_path(self) -> str | None:
+        """The node whose tokens are those of the final answer; None where the answer is known at the end only."""
+        return live_path(self.spec)
+
+    def save(self) -> None:
+        """Hand the pipeline's specification to the database, once."""
+        if not self._saved:
+            created = time.time()
+            self.gateway.store.submit(PipelineRow(hash=self.spec.hash, yaml=self.spec.to_yaml(), created=created))
+            self._saved = True
 
     async def _recorded(
         self,
-        run: _Run,
+        run: Run,
         row: RunRow,
         messages: tuple[Message, ...],
         notes: tuple[str, ...],
         examples: tuple[tuple[str, str], ...],
+        tools: Tools | None,
     ) -> RunResult:
         """Run the graph between a `running` row and the final one, whatever happens in between."""
-        from dataclasses import replace
-
         store = self.gateway.store
-        if not self._saved:
-            store.submit(PipelineRow(hash=self.spec.hash, yaml=self.spec.to_yaml(), created=row.started))
-            self._saved = True
+        self.save()
         store.submit(row)
-        token = _CURRENT.set(run)
+        token = CURRENT.set(run)
         clock = time.perf_counter()
         try:
             await run.client.prepare()
-            candidates, stopped = await self._compiled.run(row.question, messages, notes, examples)
+            candidates, stopped = await self._compiled.run(row.question, messages, notes, examples, tools)
         except BaseException as error:
             reason = error.sentence if isinstance(error, InferloomError) else f"{type(error).__name__}: {error}"
             store.submit(*run.rows, replace(row, status="failed", error=reason, ended=time.time()))
             raise
         finally:
-            _CURRENT.reset(token)
-        wall = time.perf_counter() - clock
-        best = _best_so_far(candidates) if stopped else candidates
-        whole = self.spec.answer == "text"
-        answer = (best[0].text if whole else best[0].answer) if best else None
-        await store.write(*run.rows, replace(row, status="done", answer=answer, stopped=stopped, ended=time.time()))
-        client = run.client
-        result = RunResult(
-            answer=answer,
-            candidates=best,
-            usage=total(client.nominal.values()),
-            billed=total(client.billed.values()),
-            bound=total(client.bound.values()),
-            usage_by_model=dict(client.nominal),
-            stopped=stopped,
-            run_id=run.id,
-            stream=run.stream,
-            wall_seconds=wall,
+            CURRENT.reset(token)
+        result = result_of(run, self.spec, candidates, stopped, time.perf_counter() - clock)
+        await store.write(
+            *run.rows, replace(row, status="done", answer=result.answer, stopped=stopped, ended=time.time())
         )
+        if run.answering is not None:
+            run.answering.finish(result.content)
         if run.events is not None:
             run.events.put_nowait(StreamEvent(kind="result", path="", result=result))
         return result
@@ -401,8 +282,21 @@ class Pipeline:
             tasks = [group.create_task(one(index, question)) for index, question in enumerate(questions)]
         return [task.result() for task in tasks]
 
-    async def astream(self, question: str | Sequence[Message], **options: object) -> AsyncIterator[StreamEvent]:
-        """Answer one question and yield what happens: tokens (previews), node updates, and last the result."""
+    def batch(
+        self, questions: Sequence[str | Sequence[Message]], *, concurrency: int = 8, stream: str | None = None
+    ) -> list[RunResult]:
+        """`abatch` from synchronous code."""
+        return run_sync(self.abatch(questions, concurrency=concurrency, stream=stream))
+
+    def stream(self, question: str | Sequence[Message], **options: object) -> Iterator[StreamEvent]:
+        """`astream` from synchronous code; leaving the loop early cancels the run."""
+        return iterate_sync(self.astream(question, **options))
+
+    async def astream(self, question: str | Sequence[Message], **options: object) -> AsyncGenerator[StreamEvent, None]:
+        """Answer one question and yield what happens (`StreamEvent`), last the result; options as for `ainvoke`.
+
+        Leaving early cancels the run and waits until it has let go.
+        """
         events: asyncio.Queue[StreamEvent] = asyncio.Queue()
         task = asyncio.ensure_future(self.ainvoke(question, events=events, **options))  # type: ignore[arg-type]  # as above
         try:
@@ -416,57 +310,10 @@ class Pipeline:
             await task
         finally:
             task.cancel()
+            await asyncio.wait({task})
 
 
-def _best_so_far(candidates: Sequence[Candidate]) -> tuple[Candidate, ...]:
-    """The candidates of a stopped run: in the order that scores gave them, else the most common answer first."""
-    if any(candidate.scores for candidate in candidates):
-        return tuple(candidates)
-    votes = votes_of(candidates)
-    counts = Counter(vote for vote in votes if vote is not None)
-    if not counts:
-        return tuple(candidates)
-    # `most_common` keeps the order of first sight among equals.
-    first = votes.index(counts.most_common(1)[0][0])
-    return (candidates[first], *candidates[:first], *candidates[first + 1 :])
-
-
-class _Background:
-    """One event loop on a thread of its own, for synchronous callers."""
-
-    def __init__(self) -> None:
-        self.loop = asyncio.new_event_loop()
-        threading.Thread(target=self.loop.run_forever, name="inferloom", daemon=True).start()
-
-
-_background: _Background | None = None
 _lock = threading.Lock()
-
-
-def run_sync(coroutine: Coroutine[None, None, T]) -> T:
-    """Run a coroutine on the background loop and wait for it; an interrupt cancels it and waits until it has let go."""
-    global _background
-    with _lock:
-        if _background is None:
-            _background = _Background()
-    ended = threading.Event()
-
-    async def whole() -> T:
-        try:
-            return await coroutine
-        finally:
-            ended.set()
-
-    future = asyncio.run_coroutine_threadsafe(whole(), _background.loop)
-    try:
-        return future.result()
-    except BaseException:
-        # What was in flight is still recorded; the caller must not close the database before that.
-        if future.cancel():
-            ended.wait(10)
-        raise
-
-
 _gateways: dict[str, Gateway] = {}
 
 

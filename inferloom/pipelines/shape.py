@@ -51,8 +51,13 @@ class Shapes:
             if name in FORMS and name != PIPELINE:
                 # The lists of a control form hold steps; all else in it, such as a condition, stays as it is.
                 parts = list(body.items()) if isinstance(body, dict) else [("", body)]
-                return (name, tuple([(key, self._list(value, models)) for key, value in parts]))
+                return (name, tuple([(key, self._part(key, value, models)) for key, value in parts]))
         return self._step(item, models)
+
+    def _part(self, key: str, value: Json, models: str) -> Hashable:
+        if key == "arms" and isinstance(value, dict):
+            return tuple([(arm, self._list(steps, models)) for arm, steps in value.items()])
+        return self._list(value, models)
 
     def _nodes(self, value: Json, models: str) -> Hashable:
         if not isinstance(value, dict):

@@ -14,8 +14,9 @@ from inferloom.core.types import Json
 from inferloom.models.spec import ModelSpec
 from inferloom.nodes.base import NODES, Node
 from inferloom.pipelines.document import Document, Place
-from inferloom.pipelines.graph import MAX_AT_MOST, SUBJECTS, Condition, Edge, parse_condition
+from inferloom.pipelines.graph import JOIN, MAX_AT_MOST, SUBJECTS, Condition, Edge, parse_condition
 from inferloom.pipelines.params import parse_params
+from inferloom.pipelines.routes import ROUTE, Join, check_arm, read_route, written
 from inferloom.pipelines.subpipeline import PIPELINE, inlined
 
 MAX_NODES = 500
@@ -44,6 +45,16 @@ Conditions compare with <, <=, >, >= or ==: {", ".join(SUBJECTS)} (best and mean
 - pipeline: best_of_n    # the steps of another pipeline, a preset or a file (relative to this one), on models of this
 - pipeline: {of: other.yaml, models: {writer: small}}    # one: those of the same names, or as `models` says
 """,
+    ROUTE: """\
+- route:                 # one of several ways, chosen for each question by a router that was trained on them
+    router: ./router                      # its folder (relative to this file)
+    policy: {price: 0.0002}               # of a unit of cost, in quality; `router explain` shows what it does
+    arms:                                 # all arms of the router, by its names, each with the steps it was trained on
+      cheap: [sample: {model: small}]
+      dear: [sample: {model: large, n: 4}, vote]
+
+`inferloom router export` writes such a pipeline with its router beside it.
+""",
 }
 """The control forms, shown by `inferloom nodes NAME`."""
 
@@ -70,6 +81,12 @@ class Head:
 
     path: str
     when: Condition | None = None
+    arm: str | None = None
+    fallback: bool = False
+
+    def to(self, path: str, place: Place) -> Edge:
+        """The edge to the next step."""
+        return Edge(self.path, path, self.when, place=place, arm=self.arm, fallback=self.fallback)
 
 
 Item = tuple[Json, Place]
@@ -130,12 +147,39 @@ class Steps:
                 return self._when(body, (*here, WHEN), path, heads)
             if name == LOOP:
                 return self._loop(body, (*here, LOOP), path, heads)
+            if name == ROUTE:
+                return self._route(body, (*here, ROUTE), path, heads)
         step = read_step(self.document, raw, path, here, self.models)
+        return step.raw, self._add(step, heads)
+
+    def _add(self, step: StepSpec, heads: list[Head]) -> list[Head]:
+        """Put a step behind others."""
         if len(self.steps) >= MAX_NODES:
-            raise self.document.error(here, f"too many steps; at most {MAX_NODES}")
+            raise self.document.error(step.place, f"too many steps; at most {MAX_NODES}")
         self.steps.append(step)
-        self.edges += [Edge(head.path, step.path, head.when, place=here) for head in heads]
-        return step.raw, [Head(step.path)]
+        self.edges += [head.to(step.path, step.place) for head in heads]
+        return [Head(step.path)]
+
+    def _route(self, body: Json, place: Place, path: str, heads: list[Head]) -> tuple[Json, list[Head]]:
+        parts = self._parts(body, place, ROUTE, ("router", "arms"), ("version", "policy"))
+        route = read_route(self.document, parts, place)
+        told: dict[str, Json] = {key: parts[key] for key in ("router", "policy") if key in parts}
+        self._add(StepSpec(path, route, {ROUTE: told}, place), heads)
+        arms = parts["arms"]
+        assert isinstance(arms, dict), "read_route checks it"
+        ends: list[Head] = []
+        normal: dict[str, list[Json]] = {}
+        for position, (name, steps) in enumerate(arms.items()):
+            at, here = (*place, "arms", name), f"{path}/{name}"
+            if "/" in name or not name:
+                raise self.document.error(at, f"an arm cannot be called `{name}`; leave out the `/`")
+            # An arm of one step needs no list of its own.
+            block: Json = steps if isinstance(steps, list) else [steps]
+            first = Head(path, arm=name, fallback=position == 0)
+            normal[name], arm_ends = self._block(block, at, here, [first])
+            check_arm(self.document, route, name, normal[name], self.models, here, at)
+            ends += arm_ends
+        return written(route, normal), self._add(StepSpec(f"{path}/{JOIN}", Join(Join.Params()), JOIN, place), ends)
 
     def _parallel(self, branches: Json, place: Place, path: str, heads: list[Head]) -> tuple[Json, list[Head]]:
         if not isinstance(branches, list) or len(branches) < 2:
@@ -157,7 +201,7 @@ class Steps:
 
     def _when(self, body: Json, place: Place, path: str, heads: list[Head]) -> tuple[Json, list[Head]]:
         parts = self._parts(body, place, WHEN, ("if", "then"), ("else",))
-        if len(heads) != 1 or heads[0].when is not None:
+        if len(heads) != 1 or heads[0].when is not None or heads[0].arm is not None:
             raise self.document.error(
                 place, "`when` must follow exactly one step, whose candidates it looks at; put a step before it"
             )

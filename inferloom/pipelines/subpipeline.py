@@ -5,10 +5,11 @@ A parameter that names a step by its path names the same step after its pipeline
 
 from __future__ import annotations
 
+import os
 from collections.abc import Callable, Mapping
 from contextvars import ContextVar
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, TypeAlias
 
 from inferloom.core.errors import SpecError, nearest
 from inferloom.core.types import Json
@@ -19,6 +20,7 @@ if TYPE_CHECKING:
     from inferloom.pipelines.spec import PipelineSpec
 
 PIPELINE = "pipeline"
+Change: TypeAlias = Callable[[str], str]
 _KEYS = ("of", "models")
 _MOST_DEEP = 16
 
@@ -40,7 +42,7 @@ def inlined(
         SpecError: There is no such pipeline, it is wrong, it holds itself, it has settings of a whole run, or it needs
             a model that the outer one has not.
     """
-    source, renamed = _read(document, body, place)
+    source, other_names = _read(document, body, place)
     inner = _load(document, source, place)
     data = inner.to_data()
     for key in ("budget", "answer"):
@@ -56,12 +58,12 @@ def inlined(
         raise document.error(
             place, f"`{source}` is written with `nodes`; a pipeline as a step must be written with `steps`"
         )
-    for name in renamed:
+    for name in other_names:
         if name not in inner.models:
             raise document.error(
                 (*place, "models", name), f"`{source}` has no model `{name}`", nearest(name, inner.models)
             )
-    names = {name: renamed.get(name, name) for name in inner.models}
+    names = {name: other_names.get(name, name) for name in inner.models}
     used = {name for step in inner.steps for name in step.node.model_names}
     for name in sorted(used):
         if names[name] not in models:
@@ -71,7 +73,15 @@ def inlined(
                 f" {', '.join(models)} with `{{of: {source}, models: {{{name}: ...}}}}`",
                 nearest(names[name], models),
             )
-    return [_renamed(step, names, path, offset) for step in steps]
+    folders = [(one.path.parent if one.path else Path()).resolve() for one in (inner.document, document)]
+
+    def moved(step: str) -> str:
+        return _moved(step, path, offset)
+
+    def refolded(router: str) -> str:
+        return router if folders[0] == folders[1] else os.path.relpath(folders[0] / router, folders[1])
+
+    return [renamed(step, names.__getitem__, moved, refolded) for step in steps]
 
 
 def _read(document: Document, body: Json, place: Place) -> tuple[str, dict[str, str]]:
@@ -119,32 +129,51 @@ def _prompts(document: Document) -> Json:
     return document.data.get("prompts") if isinstance(document.data, dict) else None
 
 
-def _renamed(item: Json, names: Mapping[str, str], path: str, offset: int) -> Json:
-    """A step or a control form with the models' other names and the steps' other paths."""
+def renamed(item: Json, model: Change, step: Change, router: Change) -> Json:
+    """A step or a control form in normal form with other names.
+
+    Args:
+        item: The step.
+        model: Gives the new name of a model.
+        step: Gives the new path of a step.
+        router: Gives the new folder of a router.
+    """
     from inferloom.nodes.base import NODES, marked_fields
 
     if isinstance(item, list):
-        return [_renamed(one, names, path, offset) for one in item]
+        return [renamed(one, model, step, router) for one in item]
     if not isinstance(item, dict):
         return item
     ((name, body),) = item.items()
     if name not in NODES:
-        parts = body if isinstance(body, dict) else {"": body}
-        renamed = {
-            key: _renamed(value, names, path, offset) if isinstance(value, list) else value
-            for key, value in parts.items()
-        }
-        return {name: renamed if isinstance(body, dict) else renamed[""]}
+        return {name: _renamed_parts(body, model, step, router)}
     assert isinstance(body, dict), "a step in normal form names its parameters"
     body = dict(body)
     kind = NODES.get(name).Params
     for field in marked_fields(kind, "model"):
         if field in body:
-            body[field] = _each(body[field], names.__getitem__)
+            body[field] = _each(body[field], model)
     for field in marked_fields(kind, "path"):
         if field in body:
-            body[field] = _each(body[field], lambda inner: _moved(inner, path, offset))
+            body[field] = _each(body[field], step)
     return {name: body}
+
+
+def _renamed_parts(body: Json, model: Change, step: Change, router: Change) -> Json:
+    """The body of a control form: its lists hold steps, the arms of a route are such lists by name."""
+    if isinstance(body, list):
+        return renamed(body, model, step, router)
+    if not isinstance(body, dict):
+        return body
+    parts: dict[str, Json] = {}
+    for key, value in body.items():
+        if key == "arms" and isinstance(value, dict):
+            parts[key] = {arm: renamed(steps, model, step, router) for arm, steps in value.items()}
+        elif key == "router" and isinstance(value, str):
+            parts[key] = router(value)
+        else:
+            parts[key] = renamed(value, model, step, router) if isinstance(value, list) else value
+    return parts
 
 
 def _moved(inner: str, path: str, offset: int) -> str:

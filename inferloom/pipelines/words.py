@@ -12,11 +12,16 @@ def shape(spec: PipelineSpec) -> str:
     """A pipeline in a few words, for tables: `sample small x8 > score large > vote judge`."""
     words = []
     for step in spec.steps:
+        if step.path in spec.graph.joins:
+            continue
+        arms = [edge.arm for edge in spec.graph.into(step.path) if edge.arm is not None]
         conditions = [edge.when.text for edge in spec.graph.into(step.path) if edge.when and edge.at_most is None]
         back = next((edge for edge in spec.graph.out_of(step.path) if edge.at_most is not None), None)
         word = _step_words(step.raw)
         if conditions:
             word = f"if {' or '.join(dict.fromkeys(conditions))}: {word}"
+        if arms:
+            word = f"{arms[0]}: {word}"
         if back:
             word += f" (again{f' if {back.when.text}' if back.when else ''}, at most {back.at_most}x)"
         words.append(word)

@@ -10,32 +10,13 @@ from inferloom.core.types import Usage
 from inferloom.evaluation.evaluate import Evaluation
 from inferloom.evaluation.stats import Interval, paired_difference
 from inferloom.search.baselines import SELF_CONSISTENCY, Baseline
-from inferloom.search.job import Measure
-from inferloom.search.result import Comparison, Entry, MeanUsage
+from inferloom.search.result import Comparison, Entry
+from inferloom.search.trial import Tested
 
 T = TypeVar("T")
 
 FRONT_LIMIT = 8
 """Points of the front that are taken to the test split; the cheapest, the best, and those spread evenly between."""
-
-
-def cost(usage: MeanUsage, measure: Measure) -> float:
-    """A mean usage as one number."""
-    return float(getattr(usage, measure))
-
-
-def pareto(points: Sequence[tuple[T, float, float]]) -> list[T]:
-    """The things that no other one beats: (thing, quality, cost), higher quality and lower cost are better.
-
-    Cheapest first. Of several with the same quality and cost the first stays.
-    """
-    front: list[T] = []
-    best = float("-inf")
-    for thing, quality, _ in sorted(points, key=lambda point: (point[2], -point[1])):
-        if quality > best:
-            front.append(thing)
-            best = quality
-    return front
 
 
 def thinned(front: Sequence[T], limit: int = FRONT_LIMIT) -> list[T]:
@@ -94,6 +75,25 @@ def worth(winner: Evaluation, rest: Evaluation, label: str, *, seed: int) -> Com
     else:
         said = f"No difference is shown between the winner and itself {label}: {points}."
     return Comparison(name=label, difference=difference, verdict=said)
+
+
+def against_baselines(tested: Sequence[Tested], *, seed: int) -> list[Comparison]:
+    """The winner, which stands first, against every baseline that was tested."""
+    winner = tested[0]
+    if winner.test is None:
+        return []
+    return [
+        compare(winner.test, one.test, one.label, same=one.spec.hash == winner.spec.hash, seed=seed)
+        for one in tested
+        if one.kind == "baseline" and one.test is not None
+    ]
+
+
+def without_each(tested: Sequence[Tested], *, seed: int) -> list[Comparison]:
+    """The winner, which stands first, against itself without each of its steps."""
+    winner = tested[0].test
+    rest = [(one.label, one.test) for one in tested if one.kind == "ablation"]
+    return [worth(winner, test, label, seed=seed) for label, test in rest if winner is not None and test is not None]
 
 
 def break_even(winner: Entry, baselines: Sequence[Entry], billed: Usage) -> str:

@@ -11,12 +11,14 @@ trials: 24
 from __future__ import annotations
 
 import json
+import math
+import re
 from collections.abc import Mapping
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Literal, TypeAlias, cast, get_args
+from typing import Literal, TypeAlias, cast
 
-from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_validator
+from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_validator, model_validator
 from pydantic_core import ErrorDetails
 
 from inferloom.core.errors import SpecError, nearest
@@ -25,11 +27,10 @@ from inferloom.evaluation.data import DataSpec
 from inferloom.evaluation.splits import SplitSpec
 from inferloom.models.budget import Budget
 from inferloom.pipelines.document import Document, Place, content_hash, dump, load_document
-from inferloom.search.samplers import SAMPLERS, Direction
+from inferloom.search.aim import Aim, Measure
+from inferloom.search.samplers import SAMPLERS
 from inferloom.search.space import Check, Space, shipped_document, space_document
 
-Measure: TypeAlias = Literal["tokens", "calls", "usd", "seconds"]
-"""A nominal cost, the mean of one item."""
 Objective: TypeAlias = Literal["quality", "tokens", "calls", "usd", "seconds"]
 
 _ORIGIN = "origin"
@@ -64,7 +65,13 @@ class JobSpec(BaseModel):
     data: DataSpec
     split: SplitSpec = Field(default_factory=lambda: SplitSpec.model_validate({}))
     objectives: tuple[Objective, ...] = Field(
-        default=("quality",), description="`quality`, and at most one cost to keep low"
+        default=("quality",), description="`quality`, and at most two costs to keep low"
+    )
+    utility: dict[Measure, float] = Field(
+        default_factory=dict, description="one objective instead: quality less so much for each unit of these costs"
+    )
+    constraints: dict[Measure, float] = Field(
+        default_factory=dict, description="the most that an item may cost on average; a winner keeps all of these"
     )
     trials: int = Field(default=32, ge=1, le=100_000)
     batch: int = Field(
@@ -78,6 +85,9 @@ class JobSpec(BaseModel):
         description="`frozen`: memories are read as they were when the study began; `online`: every trial learns on a"
         " fork of its own, one item after the other",
     )
+    warm_start: tuple[str, ...] = Field(
+        default=(), description="earlier studies of this database whose best points are tried first"
+    )
     racing: bool = Field(default=True, description="stop trials early that are shown to be beaten")
     finalists: int = Field(default=4, ge=1, le=64, description="the best on dev, compared afresh on the confirm split")
     max_billed: MaxBilled = Field(default_factory=MaxBilled)
@@ -88,9 +98,23 @@ class JobSpec(BaseModel):
     @field_validator("objectives")
     @classmethod
     def _one_quality(cls, value: tuple[Objective, ...]) -> tuple[Objective, ...]:
-        if not value or value[0] != "quality" or len(value) > 2 or len(set(value)) < len(value):
-            raise ValueError("`quality` must come first, and at most one cost after it, as in [quality, tokens]")
+        if not value or value[0] != "quality" or len(value) > 3 or len(set(value)) < len(value):
+            raise ValueError("`quality` must come first, and at most two costs after it, as in [quality, tokens]")
         return value
+
+    @field_validator("utility", "constraints")
+    @classmethod
+    def _above_zero(cls, value: dict[Measure, float]) -> dict[Measure, float]:
+        low = next((name for name, number in value.items() if not 0 < number < math.inf), None)
+        if low is not None:
+            raise ValueError(f"`{low}` is {value[low]:g}; must be a number above 0")
+        return value
+
+    @model_validator(mode="after")
+    def _one_aim(self) -> JobSpec:
+        if self.utility and len(self.objectives) > 1:
+            raise ValueError("`utility` makes one objective of quality and costs; leave `objectives` out beside it")
+        return self
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -135,14 +159,10 @@ class SearchJob:
         return self.document.path.parent if self.document.path else Path()
 
     @property
-    def measure(self) -> Measure:
-        """The cost that the front is drawn over: the second objective, else tokens."""
-        return cast(Measure, self.spec.objectives[1]) if len(self.spec.objectives) > 1 else "tokens"
-
-    @property
-    def directions(self) -> list[Direction]:
-        """Quality up, cost down."""
-        return ["maximize", "minimize"][: len(self.spec.objectives)]  # type: ignore[return-value]  # mypy widens a slice of literals
+    def aim(self) -> Aim:
+        """What is better."""
+        costs = cast("tuple[Measure, ...]", self.spec.objectives[1:])
+        return Aim(costs, self.spec.utility, self.spec.constraints)
 
     @property
     def startup(self) -> int:
@@ -196,6 +216,8 @@ class SearchJob:
         Name, concurrency and limits do not, nor does the number of trials: the first of them are the same ones.
         """
         aside = {"name", "concurrency", "max_billed", "trials"}
+        # A field that came later does not make another job of one that has nothing in it.
+        aside |= {name for name in ("utility", "constraints", "warm_start") if not getattr(self.spec, name)}
         fields = cast("dict[str, Json]", self.spec.model_dump(mode="json", exclude=aside))
         return content_hash({**fields, "data": data_hash, "space": self.space.document.data})
 
@@ -286,6 +308,4 @@ def _message(first: ErrorDetails) -> str:
 def _near_option(first: ErrorDetails) -> str | None:
     if first["type"] != "literal_error" or not isinstance(first["input"], str):
         return None
-    field = str(first["loc"][0])
-    options = get_args(Objective if field == "objectives" else JobSpec.model_fields[field].annotation)
-    return nearest(first["input"], options)
+    return nearest(first["input"], re.findall(r"'([^']+)'", first["ctx"]["expected"]))

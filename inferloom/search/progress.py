@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Literal, Protocol, TypeAlias
@@ -14,14 +14,37 @@ if TYPE_CHECKING:
     from rich.console import Console, RenderableType
     from rich.live import Live
 
+    from inferloom.search.job import SearchJob
+
 EventKind: TypeAlias = Literal["started", "trial_started", "trial_finished", "item", "stage", "stopped", "finished"]
+_FRONT_GUESS = 5
+_FRONT_LINES = 8
+_BAR = 16
 _TITLES = {
     "search": "searching",
     "confirm": "comparing the best afresh",
     "baselines": "measuring the baselines",
     "test": "measuring on the test split",
     "done": "done",
+    "stopped": "stopped by its limit; `study resume` goes on",
+    "failed": "failed; `study resume` goes on",
 }
+
+
+@dataclass(frozen=True, slots=True)
+class Stood:
+    """What a trial reached on dev."""
+
+    label: str
+    quality: float
+    cost: float
+
+    def line(self, measure: str) -> str:
+        """The same for people; `measure` says what the cost counts."""
+        figure = f"${self.cost:.5f}" if measure == "usd" else f"{self.cost:,.4g} {measure}"
+        if measure == "tokens":
+            figure = f"{self.cost:,.0f} tokens"
+        return f"{self.label}: {self.quality:.1%} at {figure}"
 
 
 @dataclass(slots=True, kw_only=True)
@@ -42,7 +65,19 @@ class State:
     """What this call of the search has spent."""
     best: str = ""
     """The best trial so far on dev, with its quality and tokens, as a line."""
+    front: Sequence[Stood] = ()
+    """The trials on dev that no other one beats in quality and cost, cheapest first."""
+    measure: str = "tokens"
+    """What the costs of the front count."""
+    note: str = ""
+    """What else is worth a line."""
     began: float = field(default_factory=time.monotonic)
+
+    @property
+    def rate(self) -> float | None:
+        """Items a second, of those done in this call; None while none is done."""
+        fresh = self.items_done - self.items_resumed
+        return fresh / self.elapsed if fresh > 0 and self.elapsed > 0 else None
 
     @property
     def elapsed(self) -> float:
@@ -52,10 +87,7 @@ class State:
     @property
     def left(self) -> float | None:
         """Seconds that are left if the other items take as long as those done in this call; None while none is done."""
-        fresh = self.items_done - self.items_resumed
-        if fresh < 1:
-            return None
-        return self.elapsed * max(0, self.items - self.items_done) / fresh
+        return None if self.rate is None else max(0, self.items - self.items_done) / self.rate
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -140,11 +172,41 @@ def render(state: State) -> RenderableType:
     grid.add_row("", ProgressBar(total=max(1, state.items), completed=min(state.items, state.items_done), width=48))
     grid.add_row("trials", f"{state.trials_done} of {state.trials}")
     grid.add_row("best so far", state.best or "none yet")
+    for place, stood in enumerate(_shown(state.front)):
+        grid.add_row("front" if place == 0 else "", _front_line(stood, state.measure))
     tokens = f"{state.billed.tokens:,} tokens"
     usd = f", ${state.billed.usd:.4f}" if state.billed.usd else ""
     grid.add_row("billed", f"{state.billed.calls:,} calls, {tokens}{usd}")
-    grid.add_row("time", f"{_duration(state.elapsed)} gone, {_duration(state.left)} left")
+    rate = "" if state.rate is None else f", {state.rate:.1f} items a second"
+    grid.add_row("time", f"{_duration(state.elapsed)} gone, {_duration(state.left)} left{rate}")
+    if state.note:
+        grid.add_row("", state.note)
     return grid
+
+
+def _shown(front: Sequence[Stood]) -> list[Stood]:
+    """At most so many of the front as a screen has room for; the best are among them."""
+    return list(front)[-_FRONT_LINES:]
+
+
+def _front_line(stood: Stood, measure: str) -> str:
+    """A bar for the quality, and what the trial reached."""
+    filled = round(stood.quality * _BAR)
+    return f"{'━' * filled}{'·' * (_BAR - filled)}  {stood.line(measure)}"
+
+
+def expected_items(job: SearchJob, sizes: Mapping[str, int]) -> int:
+    """How many items a search will answer in all, as far as it can be known before.
+
+    Args:
+        job: The search.
+        sizes: Items by split.
+    """
+    spec, models = job.spec, job.space.document.data
+    named = models.get("models") if isinstance(models, dict) else None
+    singles = len(named) if isinstance(named, dict) else 1
+    extra = 0 if spec.baselines == "none" else singles * sizes["dev"] + (singles + 3) * sizes["test"]
+    return spec.trials * sizes["dev"] + spec.finalists * sizes["confirm"] + _FRONT_GUESS * sizes["test"] + extra
 
 
 def _duration(seconds: float | None) -> str:

@@ -11,7 +11,8 @@ from collections.abc import Sequence
 from typing import TYPE_CHECKING
 
 from inferloom.core.errors import StorageError
-from inferloom.search.samplers import Direction, Told, frozen_trial
+from inferloom.search.aim import Direction
+from inferloom.search.samplers import Told, frozen_trial
 from inferloom.search.space import Space
 
 if TYPE_CHECKING:

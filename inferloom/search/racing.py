@@ -35,17 +35,17 @@ class Standing:
     """How a pipeline does on the items so far, in their order."""
 
     scores: Sequence[float]
-    costs: Sequence[float] | None = None
-    """What each item costs; None where cost is no objective."""
+    costs: Sequence[Sequence[float]] = ()
+    """What each item costs, a list for every cost that is an objective."""
 
     def to(self, items: int) -> Standing:
         """The same on the first items only."""
-        return Standing(self.scores[:items], None if self.costs is None else self.costs[:items])
+        return Standing(self.scores[:items], [costs[:items] for costs in self.costs])
 
-    @property
-    def cost(self) -> float:
-        """The mean cost; 0 where cost is no objective."""
-        return 0.0 if not self.costs else sum(self.costs) / len(self.costs)
+    def costs_no_more(self, other: Standing) -> bool:
+        """Whether it is no dearer than another on as many items."""
+        pairs = zip(self.costs, other.costs, strict=True)
+        return all(sum(ours) / len(ours) <= sum(theirs) / len(theirs) for ours, theirs in pairs)
 
     @property
     def quality(self) -> float:
@@ -68,7 +68,7 @@ def beaten_by(trial: Standing, rivals: Sequence[Standing], looks: int) -> int | 
         looks: How often it is looked at in all, the last time not counted.
     """
     items = len(trial.scores)
-    fair = [place for place, rival in enumerate(rivals) if rival.to(items).cost <= trial.cost]
+    fair = [place for place, rival in enumerate(rivals) if rival.to(items).costs_no_more(trial)]
     if not fair or looks < 1:
         return None
     chances = {place: chance_if_equal(trial.scores, rivals[place].scores[:items]) for place in fair}

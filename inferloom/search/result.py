@@ -200,6 +200,8 @@ class StudyResult:
     """The winner against itself without each of its steps."""
     break_even: str = ""
     """One sentence: after how many questions the search has paid for itself."""
+    importance: dict[str, float] = field(default_factory=dict)
+    """The share of each hole in what sets the best trials apart, largest first; empty for few trials."""
     billed: Usage
     """What was really spent by this call of the search, and by calls before it under the same study name."""
     nominal: Usage
@@ -231,6 +233,7 @@ class StudyResult:
             "comparisons": [comparison.to_json() for comparison in self.comparisons],
             "ablation": [comparison.to_json() for comparison in self.ablation],
             "break_even": self.break_even,
+            "importance": cast("dict[str, Json]", self.importance),
             "trials": [trial.to_json() for trial in self.trials],
             "billed": cast("dict[str, Json]", self.billed.to_json()),
             "nominal": cast("dict[str, Json]", self.nominal.to_json()),
@@ -257,6 +260,7 @@ class StudyResult:
             comparisons=[Comparison.from_json(_object(entry)) for entry in _list(data["comparisons"])],
             ablation=[Comparison.from_json(_object(entry)) for entry in _list(data.get("ablation", []))],
             break_even=str(data.get("break_even", "")),
+            importance={name: _number(share) for name, share in _object(data.get("importance", {})).items()},
             trials=[TrialSummary.from_json(_object(entry)) for entry in _list(data["trials"])],
             billed=_usage(data["billed"]),
             nominal=_usage(data["nominal"]),

@@ -16,7 +16,7 @@ from typing import Literal, Unpack
 from inferloom.core.errors import BudgetExceededError
 from inferloom.core.types import Json
 from inferloom.evaluation.data import DataSet
-from inferloom.evaluation.evaluate import Evaluation, ItemResult, evaluate
+from inferloom.evaluation.evaluate import MOST_FAILED, Evaluation, ItemResult, evaluate
 from inferloom.evaluation.item import Item
 from inferloom.evaluation.splits import SplitName, Splits
 from inferloom.memory.scope import MemoryScope
@@ -25,6 +25,7 @@ from inferloom.models.client import Gateway
 from inferloom.pipelines.document import content_hash
 from inferloom.pipelines.run import Pipeline, RunOptions, RunResult
 from inferloom.pipelines.spec import PipelineSpec
+from inferloom.search.crew import Crew, OnResult, Share
 from inferloom.search.samplers import derived_seed
 from inferloom.store import Store
 
@@ -44,6 +45,7 @@ class Runner:
         on_item: Called with every result.
         memory: The protocol of the trials' memories.
         began: When the study began, in Unix seconds: memories are read as they were then.
+        crew: Workers who answer beside this process; None: it answers all by itself.
     """
 
     def __init__(
@@ -57,16 +59,17 @@ class Runner:
         seed: int,
         concurrency: int,
         budget: Budget,
-        on_item: Callable[[ItemResult], None],
+        on_item: OnResult,
         memory: Literal["frozen", "online"],
         began: float,
+        crew: Callable[[Runner], Crew] | None = None,
     ) -> None:
         self._store, self._study, self._data, self._splits = store, study, data, splits
         self._seed, self._on_item = seed, on_item
         self._gateway = gateway
-        before = store.study_usage(study)
-        self.purse = Purse(budget, before.billed + before.bound, label="max_billed ")
-        gateway.billed = self.purse
+        self._budget = budget
+        self.purse = Purse(Budget())
+        self.take_stock()
         self.data_hash = data_hash(data)
         self._dev = list(splits.dev)
         Random(derived_seed(seed, "order of dev")).shuffle(self._dev)
@@ -76,6 +79,30 @@ class Runner:
         self._frozen = MemoryScope(protocol="frozen", moment=began)
         self._active = 0
         self._idle = asyncio.Event()
+        self._crew = None if crew is None else crew(self)
+
+    @property
+    def left(self) -> Budget:
+        """What the study may still bill."""
+        spent = measures(self.purse.spent)
+        return Budget(**{name: max(0.0, limit - spent[name]) for name, limit in self.purse.limits.items()})
+
+    def take_stock(self) -> None:
+        """Learn from the ledger what the study has billed, by whichever process."""
+        usage = self._store.study_usage(self._study)
+        self._spend_from(Purse(self._budget, usage.billed + usage.bound, label="max_billed "))
+
+    def allow(self, budget: Budget) -> None:
+        """Spend so much from now on and no more, whatever the study as a whole may."""
+        self._spend_from(Purse(budget, label="max_billed "))
+
+    def _spend_from(self, purse: Purse) -> None:
+        self.purse = self._gateway.billed = purse
+
+    async def aclose(self) -> None:
+        """End the workers."""
+        if self._crew is not None:
+            await self._crew.aclose()
 
     def pipeline(self, spec: PipelineSpec) -> Pipeline:
         """A pipeline on the study's models.
@@ -96,15 +123,43 @@ class Runner:
             BudgetExceededError: The study may bill no more; runs that were under way have ended and are kept.
             ModelError, StorageError: As `evaluate`.
         """
-        whole = self._dev if split == "dev" else self._splits[split]
-        return await self._evaluate(spec, whole[:items], split, trial)
+        chosen = self._whole(split)[:items]
+        if self._crew is not None:
+            there = {
+                row.item for row in self._store.evaluations(self._study, split, trial) if row.pipeline == spec.hash
+            }
+            missing = tuple(item.id for item in chosen if item.id not in there)
+            if missing:
+                await self._crew.answer(Share(trial=trial, split=split, yaml=spec.to_yaml(), items=missing))
+                self.take_stock()
+        return await self._evaluate(spec, chosen, split, trial)
+
+    async def answer(self, share: Share) -> None:
+        """What a worker does: answer and record a trial's share of the items.
+
+        However many of them a model fails on, the others are answered: the study judges that over all items.
+
+        Raises:
+            As `evaluate`.
+        """
+        wanted = set(share.items)
+        items = [item for item in self._whole(share.split) if item.id in wanted]
+        await self._evaluate(PipelineSpec.parse(share.yaml), items, share.split, share.trial, most_failed=1.0)
+
+    def _whole(self, split: SplitName) -> Sequence[Item]:
+        return self._dev if split == "dev" else self._splits[split]
 
     async def probe(self, spec: PipelineSpec, items: int) -> Evaluation:
         """A pipeline on the first few dev items, on the dev stream, without rows; to learn what it costs."""
         return await self._evaluate(spec, self._dev[:items], "dev", None)
 
     async def _evaluate(
-        self, spec: PipelineSpec, items: Sequence[Item], split: SplitName, trial: int | None
+        self,
+        spec: PipelineSpec,
+        items: Sequence[Item],
+        split: SplitName,
+        trial: int | None,
+        most_failed: float = MOST_FAILED,
     ) -> Evaluation:
         return await evaluate(
             _Held(self, self.pipeline(spec)),
@@ -116,18 +171,19 @@ class Runner:
             study=self._study,
             trial=trial,
             concurrency=len(items),
-            on_item=None if trial is None else partial(self._tell, trial, split),
+            on_item=None if trial is None else partial(self.tell, trial, split),
             rng=Random(derived_seed(self._seed, split, spec.hash)),
             judges=lambda judge: _Held(self, self.pipeline(judge)),
+            most_failed=most_failed,
             memory=self._scope(split, trial),
             order=self._seed,
         )
 
-    def _tell(self, trial: int, split: SplitName, result: ItemResult) -> None:
+    def tell(self, trial: int, split: SplitName, result: ItemResult) -> None:
         """Tell of a result once, though a race goes over the first items again."""
         if (trial, split, result.item) not in self._told:
             self._told.add((trial, split, result.item))
-            self._on_item(result)
+            self._on_item(trial, split, result)
 
     def _scope(self, split: SplitName, trial: int | None) -> MemoryScope:
         """What runs may do with memories; a probe learns nothing."""

@@ -13,10 +13,12 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from functools import cached_property, partial
 from random import Random
-from typing import TYPE_CHECKING, Literal, TypeAlias
+from typing import TYPE_CHECKING, TypeAlias
 
 from inferloom.core.registry import Registry
 from inferloom.pipelines.document import content_hash
+from inferloom.pipelines.spec import PipelineSpec
+from inferloom.search.aim import Aim
 from inferloom.search.constraints import Scalar
 from inferloom.search.space import Space
 from inferloom.search.template import Choice, FloatRange, Hole, Values
@@ -27,8 +29,6 @@ if TYPE_CHECKING:
     from optuna.study import Study
     from optuna.trial import FrozenTrial
 
-Direction: TypeAlias = Literal["maximize", "minimize"]
-
 
 @dataclass(frozen=True, slots=True)
 class Setting:
@@ -38,6 +38,8 @@ class Setting:
     seed: int
     startup: int
     """Trials drawn at random before it starts to model."""
+    limited: bool = False
+    """Whether trials are told by how much they pass limits."""
 
 
 SamplerFactory: TypeAlias = "Callable[[Setting], BaseSampler]"
@@ -60,6 +62,8 @@ class Told:
 
     values: Mapping[str, Scalar]
     objectives: tuple[float, ...]
+    excess: tuple[float, ...] = ()
+    """By how much it passes each limit; 0 or less where it holds."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -79,22 +83,22 @@ class Proposer:
         space: Where the points come from.
         sampler: A name of `SAMPLERS`.
         seed: The study's seed.
-        directions: One per objective.
+        aim: The objectives and limits.
         startup: Trials drawn at random before the sampler starts to model.
 
     Raises:
         UnknownNameError: There is no such sampler.
     """
 
-    def __init__(self, space: Space, sampler: str, seed: int, directions: Sequence[Direction], startup: int) -> None:
+    def __init__(self, space: Space, sampler: str, seed: int, aim: Aim, startup: int) -> None:
         self._space = space
         self._factory = SAMPLERS.get(sampler)
         self._sampler = sampler
         self._seed = seed
-        self._directions = list(directions)
+        self._aim = aim
         self._startup = startup
 
-    def batch(self, first: int, size: int, finished: Sequence[Told]) -> list[Asked]:
+    def batch(self, first: int, size: int, finished: Sequence[Told], planned: Sequence[Values] = ()) -> list[Asked]:
         """The trials `first`, `first + 1`, ... of the next batch.
 
         Points that no trial had yet are preferred. A small space of which every point was tried gives a short or an
@@ -104,6 +108,7 @@ class Proposer:
             first: The number of the batch's first trial.
             size: How many trials.
             finished: Every trial before `first`, in order.
+            planned: Valid points to begin with, in place of what the sampler would ask.
 
         Raises:
             SpecError: The space has no valid point.
@@ -114,7 +119,12 @@ class Proposer:
         for number in range(first, first + size):
             if self._points and tried.issuperset(self._points):
                 break
-            values = self._ask(study, number, tried)
+            place = number - first
+            if place < len(planned) and self._fits(planned[place]):
+                values = planned[place]
+                self._enqueue(study, values)
+            else:
+                values = self._ask(study, number, tried)
             key = self._key(values)
             tried.add(key)
             batch.append(Asked(number=number, values=values, key=key))
@@ -123,7 +133,13 @@ class Proposer:
     @cached_property
     def _points(self) -> dict[str, Values]:
         """The valid points of a small space by key; empty for a large one."""
-        return {self._key(values): values for values in self._space.valid_points(SMALL) or []}
+        return {self._key(values): values for values in self._space.valid_points(SMALL) or [] if self._fits(values)}
+
+    def _fits(self, values: Values) -> bool:
+        """Whether a valid point can keep the limits."""
+        if not self._aim.limits:
+            return True
+        return self._aim.fits(PipelineSpec(self._space.point_document(self._space.point(values))))
 
     def _key(self, values: Mapping[str, Scalar]) -> str:
         return content_hash(self._space.point(values))
@@ -132,7 +148,7 @@ class Proposer:
         import optuna
 
         optuna.logging.set_verbosity(optuna.logging.ERROR)
-        study = optuna.create_study(directions=self._directions)
+        study = optuna.create_study(directions=self._aim.directions)
         study.add_trials([remembered(self._space, told, number) for number, told in enumerate(finished)])
         return study
 
@@ -143,10 +159,10 @@ class Proposer:
         known: Values | None = None
         for draw in range(FEW_DRAWS if self._sampler in _SLOW else DRAWS):
             seed = derived_seed(self._seed, number, draw)
-            study.sampler = self._factory(Setting(self._space, seed, self._startup))
+            study.sampler = self._factory(Setting(self._space, seed, self._startup, bool(self._aim.limits)))
             trial = study.ask()
             _, values = self._space.fill(partial(_suggest, trial))
-            if self._space.is_valid(values):
+            if self._space.is_valid(values) and self._fits(values):
                 if self._key(values) not in tried:
                     return values
                 known = known or values
@@ -158,15 +174,18 @@ class Proposer:
         rng = Random(derived_seed(self._seed, number, DRAWS))
         fresh = [values for key, values in self._points.items() if key not in tried]
         values = rng.choice(fresh) if fresh else known or self._space.sample(rng)
+        self._enqueue(study, values)
+        return values
+
+    def _enqueue(self, study: Study, values: Values) -> None:
+        """Have Optuna believe that it asked for a point."""
         study.enqueue_trial(
             {
                 name: value if (options := ordered(self._space.holes[name])) is None else options.index(value)
                 for name, value in values.items()
             }
         )
-        trial = study.ask()
-        self._space.fill(partial(_suggest, trial))
-        return values
+        self._space.fill(partial(_suggest, study.ask()))
 
 
 def derived_seed(*parts: object) -> int:
@@ -210,7 +229,9 @@ def remembered(space: Space, told: Told, number: int) -> FrozenTrial:
         params[name] = value if options is None else options.index(value)
         distributions[name] = distribution(hole) if options is None else IntDistribution(0, len(options) - 1)
     # The genetic sampler notes the generation that a trial belongs to.
-    noted = {"NSGAIISampler:generation": number // POPULATION}
+    noted: dict[str, object] = {"NSGAIISampler:generation": number // POPULATION}
+    if told.excess:
+        noted["constraints"] = told.excess
     return create_trial(params=params, distributions=distributions, values=list(told.objectives), system_attrs=noted)
 
 

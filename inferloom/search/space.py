@@ -259,8 +259,11 @@ def space_document(document: Document, space: Json) -> Document:
     """
     if isinstance(space, str):
         path = (document.path.parent if document.path else Path()) / space
+        known = {entry.stem: entry for entry in SPACES.glob("*.yaml")}
+        if space in known and not path.exists():
+            return load_document(known[space], name=f"{space} (built in)")
         if not path.exists():
-            raise document.error(("space",), f"there is no file `{space}`")
+            raise document.error(("space",), f"there is no file `{space}`", nearest(space, known))
         return load_document(path)
     lines = {place[1:]: line for place, line in document.lines.items() if place and place[0] == "space"}
     return Document(data=space, name=document.name, lines=lines, path=document.path)

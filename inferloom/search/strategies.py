@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+import warnings
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
 from importlib.util import find_spec
 from random import Random
 from typing import TYPE_CHECKING, Any
@@ -34,7 +36,10 @@ def tpe_sampler(setting: Setting) -> BaseSampler:
     """Tree-structured Parzen estimator (Bergstra et al., NeurIPS 2011); trials of one batch repel each other."""
     from optuna.samplers import TPESampler
 
-    return TPESampler(seed=setting.seed, n_startup_trials=setting.startup)
+    with _unwarned():
+        return TPESampler(
+            seed=setting.seed, n_startup_trials=setting.startup, constraints_func=_excess if setting.limited else None
+        )
 
 
 @SAMPLERS.register("nsga2")
@@ -42,7 +47,10 @@ def genetic_sampler(setting: Setting) -> BaseSampler:
     """NSGA-II (Deb et al., IEEE TEC 2002), generations of 8; for two objectives and many trials."""
     from optuna.samplers import NSGAIISampler
 
-    return NSGAIISampler(seed=setting.seed, population_size=POPULATION)
+    with _unwarned():
+        return NSGAIISampler(
+            seed=setting.seed, population_size=POPULATION, constraints_func=_excess if setting.limited else None
+        )
 
 
 @SAMPLERS.register("gp")
@@ -57,20 +65,36 @@ def gaussian_sampler(setting: Setting) -> BaseSampler:
         raise SetupError(f"the sampler `gp` needs the package `{missing[0]}`; run `pip install 'inferloom[gp]'`")
     from optuna.samplers import GPSampler
 
-    return GPSampler(seed=setting.seed, n_startup_trials=setting.startup, warn_independent_sampling=False)
+    with _unwarned():
+        return GPSampler(
+            seed=setting.seed,
+            n_startup_trials=setting.startup,
+            warn_independent_sampling=False,
+            constraints_func=_excess if setting.limited else None,
+        )
 
 
 @SAMPLERS.register("exhaustive")
 def exhaustive_sampler(setting: Setting) -> BaseSampler:
     """Every point once, in an order of chance; for small spaces."""
-    import warnings
-
     from optuna.samplers import BruteForceSampler
 
-    with warnings.catch_warnings():
-        # That it is experimental concerns who calls it by its Python name.
-        warnings.simplefilter("ignore")
+    with _unwarned():
         return BruteForceSampler(seed=setting.seed, avoid_premature_stop=True)
+
+
+def _excess(trial: FrozenTrial) -> Sequence[float]:
+    """By how much a finished trial passes each limit, as the study noted it."""
+    noted: Sequence[float] = trial.system_attrs["constraints"]
+    return noted
+
+
+@contextmanager
+def _unwarned() -> Iterator[None]:
+    """Without Optuna's word that something is experimental, which concerns who calls it by its Python name."""
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")
+        yield
 
 
 @SAMPLERS.register("greedy")

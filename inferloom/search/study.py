@@ -15,6 +15,7 @@ import json
 import shlex
 import time
 from collections.abc import Sequence
+from contextlib import AsyncExitStack
 from dataclasses import dataclass, field, replace
 from typing import cast
 
@@ -32,23 +33,27 @@ from inferloom.models.client import Gateway
 from inferloom.pipelines.spec import PipelineSpec
 from inferloom.pipelines.words import shape
 from inferloom.search.ablation import without_steps
+from inferloom.search.aim import cost
 from inferloom.search.baselines import Baseline, Baselines, matched_n
-from inferloom.search.conclude import break_even, compare, cost, pareto, thinned, verdict, worth
+from inferloom.search.conclude import against_baselines, break_even, thinned, verdict, without_each
+from inferloom.search.crew import Crew
+from inferloom.search.importance import importance
 from inferloom.search.job import SearchJob
-from inferloom.search.progress import Event, EventKind, Progress, Silent, State
+from inferloom.search.progress import Event, EventKind, Progress, Silent, State, Stood, expected_items
 from inferloom.search.projection import Projection
 from inferloom.search.racing import beaten_by, estimate, looks
 from inferloom.search.record import StudyRecord
-from inferloom.search.result import Comparison, Kind, MeanUsage, StudyResult, TrialSummary
+from inferloom.search.result import Kind, MeanUsage, StudyResult
 from inferloom.search.runner import Runner, data_hash
 from inferloom.search.samplers import Proposer, Told
 from inferloom.search.template import Values
-from inferloom.search.trial import Tested, Trial, entry, label, pooled, reached, status
+from inferloom.search.trial import Tested, Trial, entry, label, reached, summaries
+from inferloom.search.warm import first_points
+from inferloom.search.worker import Workers
 from inferloom.store import Store, StudyRow, TouchRow
 
 PROBED = 16
 """Dev items on which a baseline's cost is measured while its n is matched to the winner."""
-_FRONT_GUESS = 5
 _ABLATION = -1000
 """The number of the winner without its first step in the table of evaluations; the others stand below it."""
 _COUNTED = 4_000
@@ -63,6 +68,7 @@ async def run_study(
     progress: Progress | None = None,
     gateway: Gateway | None = None,
     command: str | None = None,
+    workers: Workers | None = None,
 ) -> StudyResult:
     """Run a search, or go on with it, or give its result again if it is finished.
 
@@ -73,15 +79,19 @@ async def run_study(
         progress: Who watches.
         gateway: The models to use; None: new ones, closed at the end.
         command: The command that starts this study, for the report.
+        workers: Who answers the items beside this process; None: it answers them all. The trials do not depend on it.
 
     Raises:
         SpecError: The space has no valid point, or a study of this name was started with another job or has more
-            trials by now. With more trials than it has, it goes on: its batches stay, and it is tested anew.
+            trials by now. With more trials than it has, it goes on: its batches stay, and it is tested anew. Or its
+            items cannot be split among workers.
         UserError: `max_billed` was reached before one trial was finished.
         DataError, ModelError, StorageError: As running does; what was paid is kept, and the next call goes on.
     """
     own = gateway or Gateway(store)
-    study = _Study(job, store, name or job.name, progress or Silent(), own, command)
+    if workers is not None:
+        workers.check(job, store.url)
+    study = _Study(job, store, name or job.name, progress or Silent(), own, command, workers)
     try:
         return await study.run()
     finally:
@@ -106,18 +116,29 @@ class _Study:
     """One call of a search."""
 
     def __init__(
-        self, job: SearchJob, store: Store, name: str, progress: Progress, gateway: Gateway, command: str | None
+        self,
+        job: SearchJob,
+        store: Store,
+        name: str,
+        progress: Progress,
+        gateway: Gateway,
+        command: str | None,
+        workers: Workers | None,
     ) -> None:
+        self.workers = workers
         self.job, self.store, self.name, self.progress, self.gateway = job, store, name, progress, gateway
         self.command = command or f"inferloom study resume {shlex.quote(name)}"
         self.state = State(study=name, trials=job.spec.trials)
         self.trials: list[Trial] = []
+        self.seen: list[Trial] = []
+        """Those that have ended, in the order in which they did."""
         self.book = _Book()
         self.created = time.time()
         self.stopped: str | None = None
-        self.projection = Projection(store.optuna_url, name, job.space, job.directions)
+        self.projection = Projection(store.optuna_url, name, job.space, job.aim.directions)
         self.row: StudyRow
         self._mirroring: asyncio.Task[None] | None = None
+        self._ending = AsyncExitStack()
         self.runner: Runner
         self.data: DataSet
         self.splits: Splits
@@ -152,7 +173,8 @@ class _Study:
         return result
 
     async def close(self) -> None:
-        """Wait for the copy that is being written, and let go of Optuna's storage."""
+        """End the workers, wait for the copy that is being written, and let go of Optuna's storage."""
+        await self._ending.aclose()
         if self._mirroring is not None:
             await asyncio.wait({self._mirroring})
             if not self._mirroring.cancelled():
@@ -197,8 +219,14 @@ class _Study:
             on_item=self._on_item,
             memory=job.spec.memory,
             began=self.created,
+            crew=None if self.workers is None else self._crew,
         )
+        self._ending.push_async_callback(self.runner.aclose)
         return None
+
+    def _crew(self, runner: Runner) -> Crew:
+        assert self.workers is not None
+        return self.workers.crew(runner, self.job, url=self.store.url, study=self.name, identity=self.row.spec_hash)
 
     async def _save(self, status: str, result: StudyResult | None = None) -> None:
         """Write the study's row."""
@@ -224,14 +252,14 @@ class _Study:
 
     async def _search(self) -> None:
         spec = self.job.spec
-        proposer = Proposer(self.job.space, spec.sampler, spec.seed, self.job.directions, self.job.startup)
-        self.state.items = self._items_guess()
+        proposer = Proposer(self.job.space, spec.sampler, spec.seed, self.job.aim, self.job.startup)
+        self.state.items = expected_items(self.job, self.splits.sizes())
         self._tell("started", text=self._opening_line())
         batch = 0
         while len(self.trials) < spec.trials:
             if batch == len(self.book.asked):
                 size = min(spec.batch, spec.trials - len(self.trials))
-                asked = proposer.batch(len(self.trials), size, self._told())
+                asked = proposer.batch(len(self.trials), size, self._told(), self._planned(batch, size))
                 if not asked:
                     self._tell(
                         "stage", text=f"every valid point of the space was tried after {len(self.trials)} trials"
@@ -244,6 +272,11 @@ class _Study:
                 await self._mirroring
             self._mirroring = asyncio.create_task(asyncio.to_thread(self.projection.mirror, self._told()))
             batch += 1
+
+    def _planned(self, batch: int, size: int) -> list[Values]:
+        """The first points, where earlier studies give some."""
+        earlier = self.job.spec.warm_start
+        return [] if batch else first_points(self.store, earlier, self.job.space, self.job.aim, size)
 
     async def _run_batch(self, batch: int, points: Sequence[Values]) -> None:
         """The trials of a batch side by side; duplicates take over what the first of them reached."""
@@ -299,16 +332,15 @@ class _Study:
 
     def _stop_beaten(self, running: Sequence[Trial], stages: int) -> None:
         """Give those that are beaten their estimates."""
-        measure = self.job.measure if len(self.job.spec.objectives) > 1 else None
         complete = self._complete()
-        standings = {trial.number: trial.standing(measure) for trial in (*running, *complete)}
+        standings = {trial.number: self.job.aim.standing(trial) for trial in (*running, *complete)}
         found: dict[int, float] = {}
         for trial in running:
             rivals = [standings[other.number] for other in (*complete, *running) if other is not trial]
             own = standings[trial.number]
             place = beaten_by(own, rivals, stages)
             if place is not None:
-                found[trial.number] = estimate(own, rivals[place], [other.quality for other in complete])
+                found[trial.number] = estimate(own, rivals[place], [self.job.aim.value(other) for other in complete])
         # All are judged by the same field; only then some leave it.
         for trial in running:
             trial.estimate = found.get(trial.number)
@@ -319,14 +351,16 @@ class _Study:
         said = f"failed: {trial.error}" if trial.error else reached(trial)
         self._tell("trial_finished", trial=trial.number, text=f"trial {trial.number}: {said}: {shape(trial.checked)}")
 
-    def _told(self) -> list[Told]:
-        """The finished trials as the sampler sees them; those that could not be run are left out."""
-        measure = self.job.measure
-        objectives = len(self.job.spec.objectives)
+    def _told(self, *, distinct: bool = False) -> list[Told]:
+        """The finished trials as the sampler sees them; those that could not be run are left out.
+
+        `distinct` leaves out those that repeat another as well.
+        """
+        aim = self.job.aim
         return [
-            Told(trial.values, (trial.quality, cost(trial.nominal, measure))[:objectives])
+            Told(trial.values, aim.objectives(trial), aim.excess(trial))
             for trial in self.trials
-            if trial.dev is not None
+            if trial.dev is not None and not (distinct and trial.duplicate_of is not None)
         ]
 
     # Choosing
@@ -338,26 +372,38 @@ class _Study:
 
     async def _choose(self) -> Trial:
         """The winner: the best few on dev meet again on the confirm split."""
-        ranked = sorted(self._complete(), key=self._rank)
-        finalists = ranked[: self.job.spec.finalists]
+        finalists = self._ranked()[: self.job.spec.finalists]
         if not self.splits.confirm or len(finalists) == 1:
             return finalists[0]
         self._stage("confirm")
         outcomes = await asyncio.gather(*(self._confirm(trial) for trial in finalists), return_exceptions=True)
         _raise_first(outcomes)
-        # Dev and confirm scores together estimate best which is better. That the dev scores of the chosen are lucky is
-        # no matter here: they are not reported as the winner's quality, those on the test split are.
-        return min(finalists, key=lambda trial: (-pooled(trial), *self._rank(trial)))
+        return min(finalists, key=self.job.aim.rank_afresh)
 
     async def _confirm(self, trial: Trial) -> None:
         trial.confirm = await self.runner.evaluate(trial.checked, "confirm", trial.number)
 
-    def _rank(self, trial: Trial) -> tuple[float, float, int]:
-        return -trial.quality, cost(trial.nominal, self.job.measure), trial.number
+    def _ranked(self) -> list[Trial]:
+        """The trials that answered every item and keep the limits, the best first.
+
+        Raises:
+            UserError: None keeps them.
+        """
+        aim, complete = self.job.aim, self._complete()
+        kept = sorted(filter(aim.holds, complete), key=aim.rank)
+        if complete and not kept:
+            nearest = min(complete, key=lambda trial: max(aim.excess(trial)))
+            took = ", ".join(f"{cost(nearest.nominal, measure):,.6g} {measure}" for measure in aim.limits)
+            said = ", ".join(f"{measure}: {limit:,.6g}" for measure, limit in aim.limits.items())
+            raise UserError(
+                f"no trial keeps `constraints: {{{said}}}`; the nearest, trial {nearest.number}, takes {took} an item; "
+                "raise the limits or search cheaper points; what was paid is kept",
+                where=f"study {self.name}",
+            )
+        return kept
 
     def _front(self) -> list[Trial]:
-        measure = self.job.measure
-        return pareto([(trial, trial.quality, cost(trial.nominal, measure)) for trial in self._complete()])
+        return self.job.aim.front(self._complete())
 
     # Reporting
 
@@ -429,7 +475,7 @@ class _Study:
 
     def _result(self, winner: Trial | None, tested: Sequence[Tested], baselines: Sequence[Baseline]) -> StudyResult:
         if winner is None:
-            ranked = sorted(self._complete(), key=self._rank)
+            ranked = self._ranked()
             if not ranked:
                 raise UserError(
                     f"{self.stopped} was reached before one trial was finished; what was paid is kept: raise it and "
@@ -441,8 +487,8 @@ class _Study:
         entries = [entry(one) for one in tested]
         baselines_tested = [entry for entry in entries if entry.kind == "baseline"]
         front = [entry for entry in entries if entry.kind in ("winner", "front")]
-        front.sort(key=lambda entry: cost(entry.nominal, self.job.measure))
-        comparisons = self._comparisons(tested)
+        front.sort(key=lambda entry: cost(entry.nominal, self.job.aim.measure))
+        comparisons = against_baselines(tested, seed=self.job.spec.seed)
         usage = self.store.study_usage(self.name)
         sentence = verdict(comparisons, baselines)
         if self.stopped:
@@ -454,10 +500,11 @@ class _Study:
             winner=entries[0],
             front=front,
             baselines=baselines_tested,
-            trials=self._summaries(),
+            trials=summaries(self.trials, self._front()),
             comparisons=comparisons,
             verdict=sentence,
-            ablation=self._ablation(tested),
+            ablation=without_each(tested, seed=self.job.spec.seed),
+            importance=importance(self.job.space, self._told(distinct=True)),
             break_even=break_even(entries[0], baselines_tested, usage.billed),
             billed=usage.billed,
             nominal=usage.nominal,
@@ -470,52 +517,9 @@ class _Study:
             command=self.command,
         )
 
-    def _comparisons(self, tested: Sequence[Tested]) -> list[Comparison]:
-        winner = tested[0]
-        if winner.test is None:
-            return []
-        return [
-            compare(
-                winner.test,
-                entry.test,
-                entry.label,
-                same=entry.spec.hash == winner.spec.hash,
-                seed=self.job.spec.seed,
-            )
-            for entry in tested
-            if entry.kind == "baseline" and entry.test is not None
-        ]
-
-    def _ablation(self, tested: Sequence[Tested]) -> list[Comparison]:
-        winner = tested[0].test
-        rest = [(one.label, one.test) for one in tested if one.kind == "ablation"]
-        seed = self.job.spec.seed
-        return [
-            worth(winner, test, label, seed=seed) for label, test in rest if winner is not None and test is not None
-        ]
-
-    def _summaries(self) -> list[TrialSummary]:
-        front = {trial.number for trial in self._front()}
-        return [
-            TrialSummary(
-                number=trial.number,
-                batch=trial.batch,
-                status=status(trial),
-                values=dict(trial.values),
-                pipeline_hash=trial.checked.hash,
-                shape=shape(trial.checked),
-                dev=trial.dev.mean if trial.dev else None,
-                nominal=trial.nominal if trial.dev else None,
-                duplicate_of=trial.duplicate_of,
-                on_front=trial.number in front,
-                error=trial.error,
-            )
-            for trial in self.trials
-        ]
-
     # Telling
 
-    def _on_item(self, result: ItemResult) -> None:
+    def _on_item(self, trial: int, split: SplitName, result: ItemResult) -> None:
         self.state.items_done += 1
         self.state.items_resumed += result.resumed
         self.state.billed = self.state.billed + result.billed
@@ -532,18 +536,18 @@ class _Study:
         )
 
     def _note_best(self, trial: Trial) -> None:
-        known = [other for other in [*self.trials, trial] if other.dev is not None and other.estimate is None]
-        current = min((other for other in known if other.dev), key=self._rank, default=None)
-        if current is trial:
+        # Those of its own batch as well, which are not among the study's trials yet.
+        self.seen.append(trial)
+        aim = self.job.aim
+        known = [other for other in self.seen if other.dev is not None and other.estimate is None]
+        if min(known, key=aim.rank, default=None) is trial:
             self.state.best = f"trial {trial.number}, {reached(trial)}"
-
-    def _items_guess(self) -> int:
-        sizes, spec = self.splits.sizes(), self.job.spec
-        models = self.job.space.document.data
-        named = models.get("models") if isinstance(models, dict) else None
-        singles = len(named) if isinstance(named, dict) else 1
-        extra = 0 if spec.baselines == "none" else singles * sizes["dev"] + (singles + 3) * sizes["test"]
-        return spec.trials * sizes["dev"] + spec.finalists * sizes["confirm"] + _FRONT_GUESS * sizes["test"] + extra
+        self.state.measure = aim.measure
+        self.state.front = [
+            Stood(f"trial {other.number}", other.dev.mean.mean, cost(other.nominal, aim.measure))
+            for other in aim.front(known)
+            if other.dev is not None
+        ]
 
     def _opening_line(self) -> str:
         sizes = ", ".join(f"{size} {split}" for split, size in self.splits.sizes().items())

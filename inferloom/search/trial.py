@@ -2,15 +2,13 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 from inferloom.evaluation.evaluate import Evaluation
 from inferloom.pipelines.spec import PipelineSpec
 from inferloom.pipelines.words import shape
-from inferloom.search.conclude import cost
-from inferloom.search.job import Measure
-from inferloom.search.racing import Standing
-from inferloom.search.result import Entry, Kind, MeanUsage, TrialStatus
+from inferloom.search.result import Entry, Kind, MeanUsage, TrialStatus, TrialSummary
 from inferloom.search.template import Values
 
 
@@ -27,19 +25,7 @@ class Trial:
     duplicate_of: int | None = None
     error: str | None = None
     estimate: float | None = None
-    """What a trial that was stopped early is taken to reach."""
-
-    @property
-    def quality(self) -> float:
-        """Mean score on dev, or what is taken for it."""
-        assert self.dev is not None
-        return self.dev.mean.mean if self.estimate is None else self.estimate
-
-    def standing(self, measure: Measure | None) -> Standing:
-        """How it does on the items so far, with their costs where one is an objective."""
-        assert self.dev is not None
-        costs = None if measure is None else [cost(MeanUsage.of([one]), measure) for one in self.dev.nominal]
-        return Standing(self.dev.scores, costs)
+    """What a trial that was stopped early is taken to be worth: its quality, or its utility."""
 
     @property
     def nominal(self) -> MeanUsage:
@@ -68,12 +54,6 @@ class Tested:
     test: Evaluation | None = None
 
 
-def pooled(trial: Trial) -> float:
-    """The mean score over dev and confirm items together."""
-    scores = [*(trial.dev.scores if trial.dev else ()), *(trial.confirm.scores if trial.confirm else ())]
-    return sum(scores) / len(scores)
-
-
 def reached(trial: Trial) -> str:
     """What a trial reached, for people."""
     assert trial.dev is not None
@@ -86,6 +66,27 @@ def status(trial: Trial) -> TrialStatus:
     if trial.error or trial.duplicate_of is not None:
         return "failed" if trial.error else "duplicate"
     return "done" if trial.estimate is None else "stopped"
+
+
+def summaries(trials: Sequence[Trial], front: Sequence[Trial]) -> list[TrialSummary]:
+    """Every trial as the result keeps it."""
+    numbers = {trial.number for trial in front}
+    return [
+        TrialSummary(
+            number=trial.number,
+            batch=trial.batch,
+            status=status(trial),
+            values=dict(trial.values),
+            pipeline_hash=trial.checked.hash,
+            shape=shape(trial.checked),
+            dev=trial.dev.mean if trial.dev else None,
+            nominal=trial.nominal if trial.dev else None,
+            duplicate_of=trial.duplicate_of,
+            on_front=trial.number in numbers,
+            error=trial.error,
+        )
+        for trial in trials
+    ]
 
 
 def label(trial: Trial) -> str:

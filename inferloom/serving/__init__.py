@@ -1,1 +1,1 @@
-"""Pipelines over HTTP and as parts of other frameworks. Reserved; nothing is here yet."""
+"""Pipelines over HTTP and as parts of other frameworks."""

@@ -11,6 +11,7 @@ from sqlalchemy import Engine, Executable
 from sqlalchemy.exc import DBAPIError
 
 from inferloom.core.errors import DatabaseError
+from inferloom.store.outage import patiently
 
 
 class Access:
@@ -33,9 +34,13 @@ class Access:
         Raises:
             DatabaseError: The database cannot be read.
         """
-        try:
+
+        def read() -> list[Mapping[str, Any]]:
             with self.exclusive, self.engine.connect() as connection:
                 return [dict(row) for row in connection.execute(statement).mappings()]
+
+        try:
+            return patiently(self.engine, read)
         except DBAPIError as error:
             raise DatabaseError(f"database {self.place} cannot be read: {reason(error)}") from error
 

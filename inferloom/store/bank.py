@@ -3,11 +3,14 @@
 from __future__ import annotations
 
 import asyncio
+import functools
 import json
+import operator
 import sqlite3
 import time
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import suppress
+from functools import partial
 from pathlib import Path
 from typing import TypeVar, cast
 
@@ -29,6 +32,7 @@ from inferloom.core.types import Completion
 from inferloom.store import tables
 from inferloom.store.access import Access, reason
 from inferloom.store.codec import COMPLETION_COLUMNS, read_address, read_completion
+from inferloom.store.outage import patiently
 from inferloom.store.rows import Address, BankSize, RequestRow
 from inferloom.store.writer import Writer
 
@@ -36,6 +40,7 @@ _COMPLETIONS = tables.table(tables.CompletionTable)
 _REQUESTS = tables.table(tables.RequestTable)
 _CALLS = tables.table(tables.CallTable)
 
+_JSON_COLUMNS = ("logprobs", "tool_calls")
 _CHUNK = 500
 """Values of one IN list; SQLite's own limit is higher."""
 
@@ -69,7 +74,7 @@ class Bank:
             if self._direct is not None:
                 found = self._direct_rows(self._direct, parameters)
             else:
-                found = await asyncio.to_thread(self._pooled_rows, parameters)
+                found = await asyncio.to_thread(patiently, self._access.engine, partial(self._pooled_rows, parameters))
         except (DBAPIError, sqlite3.Error) as error:
             raise DatabaseError(f"database {self._access.place} cannot be read: {reason(error)}") from error
         wanted = set(indices)
@@ -121,7 +126,7 @@ class Bank:
     def size(self) -> list[BankSize]:
         """How much each model has, the largest first."""
         columns = _COMPLETIONS.c
-        texts = (columns.text, columns.reasoning, columns.prompt_text, columns.logprobs)
+        texts = (columns.text, columns.reasoning, columns.prompt_text, columns.logprobs, columns.tool_calls)
         bytes_of = [func.coalesce(func.length(sql_cast(column, LargeBinary)), 0) for column in texts]
         if self._access.engine.dialect.name == "postgresql":
             bytes_of = [func.coalesce(func.octet_length(column), 0) for column in texts]
@@ -129,7 +134,7 @@ class Bank:
             columns.fingerprint,
             func.count(func.distinct(columns.request)).label("requests"),
             func.count().label("completions"),
-            func.sum(bytes_of[0] + bytes_of[1] + bytes_of[2] + bytes_of[3]).label("bytes"),
+            func.sum(functools.reduce(operator.add, bytes_of)).label("bytes"),
         ).group_by(columns.fingerprint)
         names = self._model_names()
         sizes = [
@@ -211,15 +216,22 @@ class Bank:
                     "request": address.request,
                     "index": row["draw"],
                     "prompt": bodies.get(address.request) or row["prompt_text"],
-                    **{name: row[name] for name in COMPLETION_COLUMNS if name != "logprobs"},
-                    "logprobs": None if row["logprobs"] is None else json.loads(row["logprobs"]),
+                    **{name: row[name] for name in COMPLETION_COLUMNS if name not in _JSON_COLUMNS},
+                    **{name: None if row[name] is None else json.loads(row[name]) for name in _JSON_COLUMNS},
                     "created": row["created"],
                 }
             last = (str(page[-1]["address"]), int(page[-1]["draw"]))
 
     def _bodies(self, hashes: Sequence[str]) -> dict[str, object]:
-        rows = self._access.rows(select(_REQUESTS.c.hash, _REQUESTS.c.body).where(_REQUESTS.c.hash.in_(hashes)))
-        return {str(row["hash"]): _json_or_text(str(row["body"])) for row in rows}
+        return {hash: _json_or_text(body) for hash, body in self.bodies(hashes).items()}
+
+    def bodies(self, hashes: Sequence[str]) -> dict[str, str]:
+        """Stored prompts by their hashes, as far as they are kept."""
+        return {
+            str(row["hash"]): str(row["body"])
+            for condition in in_chunks(_REQUESTS.c.hash, hashes)
+            for row in self._access.rows(select(_REQUESTS.c.hash, _REQUESTS.c.body).where(condition))
+        }
 
     def _model_names(self) -> dict[str, set[str]]:
         """The names under which the ledger knows each fingerprint; every banked fingerprint is there."""

@@ -16,6 +16,7 @@ from sqlalchemy.dialects import postgresql, sqlite
 from sqlalchemy.engine import Dialect
 
 from inferloom.core.errors import Outcome
+from inferloom.core.tools import ToolCall
 from inferloom.core.types import Candidate, Completion, FinishReason, TokenLogprob, Usage
 from inferloom.store import tables
 from inferloom.store.rows import (
@@ -23,12 +24,16 @@ from inferloom.store.rows import (
     CallRow,
     CandidateRow,
     CompletionRow,
+    DecisionRow,
     EvaluationRow,
+    FeedbackRow,
     PipelineRow,
     RequestRow,
     Row,
     RunRow,
     RunStatus,
+    ServedRow,
+    ServedStatus,
     StepRow,
     StudyRow,
     TouchRow,
@@ -116,6 +121,16 @@ def read_logprobs(text: str | None) -> tuple[TokenLogprob, ...] | None:
     )
 
 
+def calls_json(calls: tuple[ToolCall, ...]) -> str | None:
+    """Tool calls as JSON text; None where there are none."""
+    return json.dumps([call.to_json() for call in calls], separators=(",", ":")) if calls else None
+
+
+def read_calls_json(text: str | None) -> tuple[ToolCall, ...]:
+    """Tool calls from JSON text."""
+    return tuple(ToolCall.from_json(call) for call in json.loads(text)) if text else ()
+
+
 def _completion(row: CompletionRow) -> Parameters:
     address, made = row.address, row.completion
     return (
@@ -134,6 +149,7 @@ def _completion(row: CompletionRow) -> Parameters:
         made.reasoning,
         row.prompt_text,
         row.created,
+        calls_json(made.tool_calls),
     )
 
 
@@ -146,22 +162,24 @@ COMPLETION_COLUMNS = (
     "completion_tokens",
     "logprobs",
     "reasoning",
+    "tool_calls",
 )
 """The columns of the bank that make a completion, in the order in which `read_completion` takes them."""
 
 
 def read_completion(values: tuple[object, ...], id: str) -> Completion:
     """A completion from the values of `COMPLETION_COLUMNS`."""
-    text, finish_reason, stop_reason, prompt_tokens, cached_tokens, completion_tokens, logprobs, reasoning = values
+    text, finish_reason, stop_reason, prompt, cached, completion_tokens, logprobs, reasoning, tool_calls = values
     return Completion(
         text=cast(str, text),
         finish_reason=cast(FinishReason, finish_reason),
         stop_reason=cast("str | None", stop_reason),
-        prompt_tokens=cast(int, prompt_tokens),
-        cached_tokens=cast(int, cached_tokens),
+        prompt_tokens=cast(int, prompt),
+        cached_tokens=cast(int, cached),
         completion_tokens=cast(int, completion_tokens),
         logprobs=read_logprobs(cast("str | None", logprobs)),
         reasoning=cast("str | None", reasoning),
+        tool_calls=read_calls_json(cast("str | None", tool_calls)),
         id=id,
     )
 
@@ -350,6 +368,37 @@ def read_study(data: Mapping[str, object]) -> StudyRow:
     )
 
 
+def _decision(row: DecisionRow) -> Parameters:
+    return (
+        row.id,
+        row.router,
+        row.version,
+        row.run,
+        row.query,
+        row.arm,
+        row.propensity,
+        int(row.explored),
+        json.dumps(dict(row.reasons), separators=(",", ":")),
+        row.created,
+    )
+
+
+def read_decision(data: Mapping[str, object]) -> DecisionRow:
+    """What a router chose."""
+    return DecisionRow(
+        id=cast(str, data["id"]),
+        router=cast(str, data["router"]),
+        version=cast(str, data["version"]),
+        run=cast(str, data["run"]),
+        query=cast(str, data["query"]),
+        arm=cast(str, data["arm"]),
+        propensity=cast(float, data["propensity"]),
+        explored=bool(data["explored"]),
+        reasons=json.loads(cast(str, data["reasons"])),
+        created=cast(float, data["created"]),
+    )
+
+
 def _codec(
     entity: type[tables.Base], on_conflict: OnConflict, encode: Callable[[R], Parameters], omit: tuple[str, ...] = ()
 ) -> Codec[R]:
@@ -370,6 +419,55 @@ def _touch(row: TouchRow) -> Parameters:
     return (row.dataset, row.split, row.study, row.created)
 
 
+def _served(row: ServedRow) -> Parameters:
+    return (
+        row.id,
+        row.owner,
+        row.idempotency,
+        row.request,
+        row.run,
+        row.stream,
+        row.status,
+        row.response,
+        row.created,
+        row.updated,
+    )
+
+
+def read_served(data: Mapping[str, object]) -> ServedRow:
+    """A request that came with an `Idempotency-Key`."""
+    return ServedRow(
+        id=cast(str, data["id"]),
+        owner=cast(str, data["owner"]),
+        idempotency=cast(str, data["idempotency"]),
+        request=cast(str, data["request"]),
+        run=cast(str, data["run"]),
+        stream=cast(str, data["stream"]),
+        status=cast(ServedStatus, data["status"]),
+        response=cast("str | None", data["response"]),
+        created=cast(float, data["created"]),
+        updated=cast(float, data["updated"]),
+    )
+
+
+def _feedback(row: FeedbackRow) -> Parameters:
+    return (row.id, row.run, row.decision, row.score, row.grader, row.comment, row.owner, row.created)
+
+
+def read_feedback(data: Mapping[str, object]) -> FeedbackRow:
+    """A score of a run."""
+    return FeedbackRow(
+        id=cast(str, data["id"]),
+        run=cast(str, data["run"]),
+        decision=cast("str | None", data["decision"]),
+        score=cast(float, data["score"]),
+        grader=cast(str, data["grader"]),
+        comment=cast("str | None", data["comment"]),
+        owner=cast(str, data["owner"]),
+        created=cast(float, data["created"]),
+    )
+
+
 # A codec takes exactly the rows of the class it stands under, which a dict's type cannot say: hence the cast.
 CODECS: Mapping[type[Row], Codec[Row]] = cast(
     "Mapping[type[Row], Codec[Row]]",
@@ -383,6 +481,9 @@ CODECS: Mapping[type[Row], Codec[Row]] = cast(
         CandidateRow: _codec(tables.CandidateTable, "replace", _candidate),
         StudyRow: _codec(tables.SearchTable, "replace", _study),
         EvaluationRow: _codec(tables.EvaluationTable, "replace", _evaluation),
+        DecisionRow: _codec(tables.DecisionTable, "keep", _decision),
         TouchRow: _codec(tables.TouchTable, "fail", _touch, omit=("id",)),
+        ServedRow: _codec(tables.ServedTable, "replace", _served),
+        FeedbackRow: _codec(tables.FeedbackTable, "replace", _feedback),
     },
 )

@@ -13,6 +13,7 @@ from sqlalchemy import URL, Engine
 from inferloom.core.types import Completion
 from inferloom.store.access import Access
 from inferloom.store.bank import Bank
+from inferloom.store.decisions import Decided, Decisions
 from inferloom.store.engine import is_memory, open_engine, parse_url, place
 from inferloom.store.forget import forget
 from inferloom.store.ledger import Ledger
@@ -23,6 +24,7 @@ from inferloom.store.rows import (
     BankSize,
     CallRow,
     CandidateRow,
+    DecisionRow,
     EvaluationRow,
     ForgetReport,
     RequestRow,
@@ -34,6 +36,7 @@ from inferloom.store.rows import (
     UsageReport,
 )
 from inferloom.store.scored import Scored
+from inferloom.store.served import Served
 from inferloom.store.studies import Studies
 from inferloom.store.writer import Writer
 
@@ -54,9 +57,11 @@ class Store:
         self._bank = Bank(access, self._writer)
         self._ledger = Ledger(access)
         self._studies = Studies(access, self._writer)
+        self._decisions = Decisions(access)
         self.memories = Memories(access, self._writer)
         self.routers = Routers(access, self._writer)
         self.scored = Scored(access)
+        self.served = Served(access)
         # Runs on `close`, or when the store is dropped, or when Python ends: whatever was handed over is written.
         self._finish = weakref.finalize(self, _finish, self._writer, self._bank, engine)
 
@@ -162,6 +167,10 @@ class Store:
         """Stored prompts, the most lately used first."""
         return self._bank.prompts(limit)
 
+    def request_bodies(self, hashes: Sequence[str]) -> dict[str, str]:
+        """Stored prompts as JSON by the hashes of their requests; what was forgotten or pruned is absent."""
+        return self._bank.bodies(hashes)
+
     def bank_size(self) -> list[BankSize]:
         """What the bank holds of each model, the largest first."""
         return self._bank.size()
@@ -217,6 +226,10 @@ class Store:
         """A run's ledger rows in the order in which they started."""
         return self._ledger.calls(run)
 
+    def prompts_of(self, run: str) -> dict[str, str]:
+        """What a run's calls asked, as far as it is still stored: request bodies (JSON) by request hash."""
+        return self._ledger.prompts(run)
+
     def candidates(self, run: str) -> list[CandidateRow]:
         """A run's candidates by (path, ordinal, position)."""
         return self._ledger.candidates(run)
@@ -236,6 +249,18 @@ class Store:
             UnknownNameError: There is none.
         """
         return self._ledger.pipeline(hash)
+
+    # Routers' decisions
+
+    def decisions(
+        self, router: str | None = None, *, run: str | None = None, since: float = 0.0, limit: int | None = None
+    ) -> list[DecisionRow]:
+        """What routers chose, newest first."""
+        return self._decisions.decisions(router, run, since, limit)
+
+    def decided(self, router: str) -> list[Decided]:
+        """A router's decisions with what became of them, oldest first."""
+        return self._decisions.decided(router)
 
     # Studies
 

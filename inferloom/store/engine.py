@@ -16,7 +16,7 @@ from inferloom.core.errors import DatabaseError, SetupError
 from inferloom.store.access import reason
 from inferloom.store.tables import Base
 
-REVISIONS = ("0001", "0002", "0004")
+REVISIONS = ("0001", "0002", "0003", "0004", "0005", "0006")
 """Every revision of the schema, oldest first."""
 VERSION_TABLE = "inferloom_alembic_version"
 BUSY_SECONDS = 30.0

@@ -22,6 +22,9 @@ _CALLS = tables.table(tables.CallTable)
 _RUNS = tables.table(tables.RunTable)
 _CANDIDATES = tables.table(tables.CandidateTable)
 _EVALUATIONS = tables.table(tables.EvaluationTable)
+_DECISIONS = tables.table(tables.DecisionTable)
+_SERVED = tables.table(tables.ServedTable)
+_FEEDBACK = tables.table(tables.FeedbackTable)
 
 
 def forget(writer: Writer, text: str) -> ForgetReport:
@@ -43,9 +46,11 @@ def forget(writer: Writer, text: str) -> ForgetReport:
 
 class _Forgetting:
     def __init__(self, text: str) -> None:
-        # JSON columns hold the text as JSON writes it, with or without ASCII escapes.
-        escaped = (json.dumps(text)[1:-1], json.dumps(text, ensure_ascii=False)[1:-1])
-        self._forms = tuple(dict.fromkeys((text, *escaped)))
+        # JSON columns hold the text as JSON writes it, with or without ASCII escapes; the arguments of a tool call are
+        # JSON inside JSON.
+        once = [json.dumps(text)[1:-1], json.dumps(text, ensure_ascii=False)[1:-1]]
+        twice = [json.dumps(form, ensure_ascii=False)[1:-1] for form in once]
+        self._forms = tuple(dict.fromkeys((text, *once, *twice)))
 
     def work(self, connection: Connection) -> ForgetReport:
         prompts = self._prompts(connection)
@@ -54,6 +59,12 @@ class _Forgetting:
         removed = _delete(connection, _REQUESTS, "hash", hashes)
         runs = sorted(self._runs(connection, prompts))
         candidates = _blank(connection, runs)
+        _delete(connection, _SERVED, "run", runs)
+        commented = [
+            str(row["id"]) for row in _stream(connection, _FEEDBACK, "id", "comment") if self._has(row["comment"])
+        ]
+        for condition in in_chunks(_FEEDBACK.c.id, commented):
+            connection.execute(update(_FEEDBACK).where(condition).values(comment=None))
         failed = [str(row["id"]) for row in _stream(connection, _CALLS, "id", "error") if self._has(row["error"])]
         for condition in in_chunks(_CALLS.c.id, failed):
             connection.execute(update(_CALLS).where(condition).values(error=""))
@@ -69,11 +80,11 @@ class _Forgetting:
 
     def _own_texts(self, connection: Connection) -> int:
         """Delete completions that contain the text themselves; their prompts may stay."""
-        columns = ("address", "draw", "text", "reasoning", "logprobs")
+        columns = ("address", "draw", "text", "reasoning", "tool_calls", "logprobs")
         doomed = [
             (row["address"], row["draw"])
             for row in _stream(connection, _COMPLETIONS, *columns)
-            if self._has(row["text"], row["reasoning"], _tokens(row["logprobs"]))
+            if self._has(row["text"], row["reasoning"], row["tool_calls"], _tokens(row["logprobs"]))
         ]
         for address, draw in doomed:
             here = (_COMPLETIONS.c.address == address, _COMPLETIONS.c.draw == draw)
@@ -109,6 +120,10 @@ def _blank(connection: Connection, runs: Sequence[str]) -> int:
     count = 0
     for condition in in_chunks(_RUNS.c.id, runs):
         connection.execute(update(_RUNS).where(condition).values(question="", answer=None, error=None))
+    for condition in in_chunks(_FEEDBACK.c.run, runs):
+        connection.execute(update(_FEEDBACK).where(condition).values(comment=None))
+    for condition in in_chunks(_DECISIONS.c.run, runs):
+        connection.execute(update(_DECISIONS).where(condition).values(query="", reasons="{}"))
     for condition in in_chunks(_EVALUATIONS.c.run, runs):
         connection.execute(update(_EVALUATIONS).where(condition).values(answer=None))
     for condition in in_chunks(_CANDIDATES.c.run, runs):
@@ -122,4 +137,5 @@ def _blank(connection: Connection, runs: Sequence[str]) -> int:
 
 def _blanked(body: CandidateJson) -> str:
     candidate = Candidate.from_json(body)
-    return candidate_text(replace(candidate, text="", answer=None, critiques=("",) * len(candidate.critiques)))
+    critiques = ("",) * len(candidate.critiques)
+    return candidate_text(replace(candidate, text="", answer=None, critiques=critiques, tool_calls=()))

@@ -24,9 +24,10 @@ _STEPS = tables.table(tables.StepTable)
 _CALLS = tables.table(tables.CallTable)
 _CANDIDATES = tables.table(tables.CandidateTable)
 _PIPELINES = tables.table(tables.PipelineTable)
+_REQUESTS = tables.table(tables.RequestTable)
 
 _KINDS = ("nominal", "billed", "bound")
-_SUMS = [func.sum(_CALLS.c[f"{kind}_{name}"]).label(f"{kind}_{name}") for kind in _KINDS for name in USAGE_COLUMNS]
+SUMS = [func.sum(_CALLS.c[f"{kind}_{name}"]).label(f"{kind}_{name}") for kind in _KINDS for name in USAGE_COLUMNS]
 
 
 class Ledger:
@@ -75,6 +76,12 @@ class Ledger:
         )
         return [read_call(row) for row in self._access.rows(statement)]
 
+    def prompts(self, run: str) -> dict[str, str]:
+        """The stored prompts of a run's calls by request hash."""
+        asked = select(_CALLS.c.request).where(_CALLS.c.run == run)
+        statement = select(_REQUESTS.c.hash, _REQUESTS.c.body).where(_REQUESTS.c.hash.in_(asked))
+        return {str(row["hash"]): str(row["body"]) for row in self._access.rows(statement)}
+
     def candidates(self, run: str) -> list[CandidateRow]:
         """A run's candidates by (path, ordinal, position)."""
         columns = _CANDIDATES.c
@@ -84,18 +91,18 @@ class Ledger:
 
     def usage(self, run: str) -> UsageReport:
         """The sum of a run's ledger rows."""
-        return self._sum(select(*_SUMS).where(_CALLS.c.run == run))
+        return self._sum(select(*SUMS).where(_CALLS.c.run == run))
 
     def usage_by_model(self, run: str) -> dict[str, UsageReport]:
         """The sum of a run's ledger rows by model name."""
-        statement = select(_CALLS.c.model, *_SUMS).where(_CALLS.c.run == run)
+        statement = select(_CALLS.c.model, *SUMS).where(_CALLS.c.run == run)
         statement = statement.group_by(_CALLS.c.model).order_by(_CALLS.c.model)
-        return {str(row["model"]): _report(row) for row in self._access.rows(statement)}
+        return {str(row["model"]): report_of(row) for row in self._access.rows(statement)}
 
     def study_usage(self, study: str) -> UsageReport:
         """The sum of the ledger rows of a study's runs."""
         of_study: ColumnElement[bool] = _CALLS.c.run.in_(select(_RUNS.c.id).where(_RUNS.c.study == study))
-        return self._sum(select(*_SUMS).where(of_study))
+        return self._sum(select(*SUMS).where(of_study))
 
     def pipeline(self, hash: str) -> str:
         """The YAML of a pipeline by the hash of its specification."""
@@ -107,9 +114,10 @@ class Ledger:
 
     def _sum(self, statement: Executable) -> UsageReport:
         row = self._access.row(statement)
-        return UsageReport() if row is None else _report(row)
+        return UsageReport() if row is None else report_of(row)
 
 
-def _report(row: Mapping[str, object]) -> UsageReport:
+def report_of(row: Mapping[str, object]) -> UsageReport:
+    """The report that a row of `SUMS` gives."""
     nominal, billed, bound = (read_usage(row, kind) for kind in _KINDS)
     return UsageReport(nominal=nominal, billed=billed, bound=bound)

@@ -184,6 +184,13 @@ class Memories:
         statement = select(_VERSIONS).where(_VERSIONS.c.memory == memory).order_by(_VERSIONS.c.version.desc())
         return [VersionRow(**row) for row in self._access.rows(statement)]
 
+    def written_by(self, run: str) -> list[tuple[MemoryRow, VersionRow]]:
+        """The versions that a run made, in their order, with their memories; those of deleted memories are gone."""
+        statement = select(_VERSIONS).where(_VERSIONS.c.run == run).order_by(_VERSIONS.c.created, _VERSIONS.c.version)
+        versions = [VersionRow(**row) for row in self._access.rows(statement)]
+        memories = {id: self.get(id) for id in {version.memory for version in versions}}
+        return [(memories[version.memory], version) for version in versions]
+
     def version_before(self, memory: str, position: int) -> int:
         """The newest version that no question at this place of the stream, or after it, has made."""
         return self._newest(memory, or_(_VERSIONS.c.position.is_(None), _VERSIONS.c.position < position))

@@ -5,14 +5,16 @@ Times are Unix seconds. Hashes are lower-case hex digits.
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Literal, NamedTuple, TypeAlias
 
 from inferloom.core.digest import digest
 from inferloom.core.errors import Outcome
-from inferloom.core.types import Candidate, Completion, Usage
+from inferloom.core.types import Candidate, Completion, Json, Usage
 
 RunStatus = Literal["running", "done", "failed"]
+ServedStatus = Literal["running", "done", "failed"]
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -185,6 +187,62 @@ class TouchRow:
     created: float
 
 
+@dataclass(frozen=True, slots=True, kw_only=True)
+class ServedRow:
+    """A request to the server under an `Idempotency-Key`; a later row of the same id replaces the earlier."""
+
+    id: str
+    owner: str
+    """The name of the API key that it came with."""
+    idempotency: str
+    request: str
+    """The hash of the request's body."""
+    run: str
+    """The run of its first choice, the latest where it was taken up again."""
+    stream: str
+    status: ServedStatus
+    response: str | None = None
+    """The answer as JSON, once it is done."""
+    created: float
+    updated: float
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class FeedbackRow:
+    """A score that somebody gave to a run."""
+
+    id: str
+    run: str
+    score: float
+    """From 0 to 1."""
+    grader: str
+    """Who or what judged, such as `user`."""
+    decision: str | None = None
+    """The decision of a router that is judged; None: the run as a whole."""
+    comment: str | None = None
+    owner: str
+    """The name of the API key that it came with."""
+    created: float
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class DecisionRow:
+    """What a router chose for a question; written before anything is called."""
+
+    id: str
+    router: str
+    version: str
+    run: str
+    query: str
+    """32 hex digits that stand for the question's text."""
+    arm: str
+    propensity: float
+    """The chance that the arm had when it was chosen."""
+    explored: bool
+    reasons: Mapping[str, Json]
+    created: float
+
+
 Row: TypeAlias = (
     CompletionRow
     | RequestRow
@@ -196,6 +254,9 @@ Row: TypeAlias = (
     | EvaluationRow
     | StudyRow
     | TouchRow
+    | DecisionRow
+    | ServedRow
+    | FeedbackRow
 )
 
 
@@ -216,6 +277,11 @@ class SplitScore(NamedTuple):
     split: str
     items: int
     mean: float
+    calls: float
+    """Nominal, the mean of an item, as are the others."""
+    tokens: float
+    usd: float
+    seconds: float
 
 
 class BankSize(NamedTuple):
@@ -227,7 +293,7 @@ class BankSize(NamedTuple):
     requests: int
     completions: int
     bytes: int
-    """UTF-8 bytes of texts, reasoning, kept prompts and log-probabilities."""
+    """UTF-8 bytes of texts, reasoning, kept prompts, log-probabilities and tool calls."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -54,13 +54,22 @@ class Studies:
                 columns.split,
                 func.count().label("items"),
                 func.avg(columns.score).label("mean"),
+                func.avg(columns.nominal_calls).label("calls"),
+                func.avg(columns.nominal_prompt_tokens + columns.nominal_completion_tokens).label("tokens"),
+                func.avg(columns.nominal_usd).label("usd"),
+                func.avg(columns.nominal_seconds).label("seconds"),
             )
             .where(columns.study == study)
             .group_by(columns.trial, columns.split)
             .order_by(columns.trial, columns.split)
         )
         return [
-            SplitScore(int(row["trial"]), str(row["split"]), int(row["items"]), float(row["mean"]))
+            SplitScore(
+                int(row["trial"]),
+                str(row["split"]),
+                int(row["items"]),
+                *(float(row[name]) for name in ("mean", "calls", "tokens", "usd", "seconds")),
+            )
             for row in self._access.rows(statement)
         ]
 
@@ -80,7 +89,7 @@ class Studies:
 
     def touches(self, dataset: str) -> int:
         """How often a test split of a data set was looked at."""
-        row = self._access.row(
-            select(func.count().label("touches")).select_from(_TOUCHES).where(_TOUCHES.c.dataset == dataset)
-        )
+        # One look may stand there twice where a server went away while it committed it.
+        looks = select(_TOUCHES.c.study, _TOUCHES.c.created).where(_TOUCHES.c.dataset == dataset).distinct().subquery()
+        row = self._access.row(select(func.count().label("touches")).select_from(looks))
         return 0 if row is None else int(row["touches"])

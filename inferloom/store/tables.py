@@ -40,6 +40,8 @@ class CompletionTable(Base):
     reasoning: Mapped[str | None]
     prompt_text: Mapped[str | None]
     created: Mapped[float]
+    tool_calls: Mapped[str | None]
+    """JSON: a list of {name, arguments, id}."""
 
 
 class RequestTable(Base):
@@ -124,7 +126,11 @@ class RunTable(Base):
     """Pipelines applied to questions."""
 
     __tablename__ = "runs"
-    __table_args__ = (Index("ix_runs_study", "study"), Index("ix_runs_started", "started"))
+    __table_args__ = (
+        Index("ix_runs_study", "study"),
+        Index("ix_runs_started", "started"),
+        Index("ix_runs_tag", "tag"),
+    )
 
     id: Mapped[str] = mapped_column(primary_key=True)
     pipeline: Mapped[str]
@@ -279,6 +285,63 @@ class VectorTable(Base):
     embedder: Mapped[str] = mapped_column(primary_key=True)
     vector: Mapped[bytes]
     """Little-endian 32-bit floats of a unit vector."""
+
+
+class ServedTable(Base):
+    """Requests to the server that came with an `Idempotency-Key`."""
+
+    __tablename__ = "served"
+    __table_args__ = (Index("ix_served_run", "run"),)
+
+    id: Mapped[str] = mapped_column(primary_key=True)
+    """32 hex digits that stand for (owner, idempotency key)."""
+    owner: Mapped[str]
+    idempotency: Mapped[str]
+    request: Mapped[str]
+    run: Mapped[str]
+    stream: Mapped[str]
+    status: Mapped[str]
+    response: Mapped[str | None]
+    """The answer as JSON."""
+    created: Mapped[float]
+    updated: Mapped[float]
+
+
+class FeedbackTable(Base):
+    """Scores that users gave to runs."""
+
+    __tablename__ = "feedback"
+    __table_args__ = (Index("ix_feedback_run", "run"),)
+
+    id: Mapped[str] = mapped_column(primary_key=True)
+    run: Mapped[str]
+    decision: Mapped[str | None]
+    score: Mapped[float]
+    grader: Mapped[str]
+    comment: Mapped[str | None]
+    owner: Mapped[str]
+    created: Mapped[float]
+
+
+class DecisionTable(Base):
+    """What routers chose."""
+
+    __tablename__ = "decisions"
+    __table_args__ = (Index("ix_decisions_run", "run"), Index("ix_decisions_router", "router", "created"))
+
+    id: Mapped[str] = mapped_column(primary_key=True)
+    router: Mapped[str]
+    version: Mapped[str]
+    run: Mapped[str]
+    query: Mapped[str]
+    """32 hex digits that stand for the question's text."""
+    arm: Mapped[str]
+    propensity: Mapped[float]
+    explored: Mapped[int]
+    """0 or 1."""
+    reasons: Mapped[str]
+    """JSON."""
+    created: Mapped[float]
 
 
 class RouterTable(Base):

@@ -13,6 +13,7 @@ import threading
 from collections.abc import Callable, Iterable, Sequence
 from concurrent.futures import Future
 from contextlib import closing, suppress
+from functools import partial
 from typing import TypeAlias
 
 from sqlalchemy import Connection, Engine, PoolProxiedConnection
@@ -21,6 +22,7 @@ from sqlalchemy.exc import DBAPIError
 from inferloom.core.errors import DatabaseError, InferloomError, StorageError
 from inferloom.store.access import reason
 from inferloom.store.codec import CODECS, Parameters, Scalar
+from inferloom.store.outage import is_away, patiently
 from inferloom.store.rows import Row
 
 MAX_BATCH_ROWS = 5_000
@@ -73,6 +75,8 @@ class Writer:
         self._failed = False
         self._told = False
         """Whether anybody was told of the failure."""
+        self._pooled: PoolProxiedConnection | None = None
+        """The writing connection, once there is one."""
         self._thread = threading.Thread(target=self._work, name="inferloom-writer", daemon=True)
         self._thread.start()
 
@@ -153,21 +157,16 @@ class Writer:
 
     def _work(self) -> None:
         try:
-            pooled = self._engine.raw_connection()
             try:
                 while (batch := self._next_batch()) is not None:
                     rows = [submission for submission in batch if submission.job is None]
                     if rows:
-                        self._commit(pooled, rows)
+                        self._commit(rows)
                     for submission in batch:
                         if submission.job is not None:
-                            self._commit(pooled, [submission])
+                            self._commit([submission])
             finally:
-                if self._failed:
-                    # A connection that failed is not handed to anybody again.
-                    pooled.invalidate()
-                else:
-                    pooled.close()
+                self._let_go(broken=self._failed)
         except BaseException as error:
             # The thread is the only one that can wake its callers: whatever ends it must reach them first.
             self._give_up(error, [])
@@ -192,7 +191,7 @@ class Writer:
             size += len(submission.rows)
         return batch
 
-    def _commit(self, pooled: PoolProxiedConnection, batch: list[Submission]) -> None:
+    def _commit(self, batch: list[Submission]) -> None:
         """Commit a batch and wake its callers, whatever comes of it."""
         if self._failed:
             _wake(batch, self._refusal)
@@ -202,25 +201,26 @@ class Writer:
                 if batch[0].job is not None:
                     self._apply_job(batch[0].job)
                 else:
-                    self._apply_rows(pooled, batch)
+                    # Rows that were committed, though the answer was lost, may be written again: nothing changes.
+                    patiently(self._engine, partial(self._apply_rows, batch))
         except Exception as error:
             if not self._rows_at_fault(error):
                 self._give_up(error, batch)
             elif len(batch) > 1:
                 # One caller's bad row must not cost the others theirs.
                 for submission in batch:
-                    self._commit(pooled, [submission])
+                    self._commit([submission])
             else:
-                self._commit_cleaned(pooled, batch[0], error)
+                self._commit_cleaned(batch[0], error)
         else:
             _wake(batch, None)
 
-    def _commit_cleaned(self, pooled: PoolProxiedConnection, submission: Submission, error: Exception) -> None:
+    def _commit_cleaned(self, submission: Submission, error: Exception) -> None:
         cleaned = [(kind, tuple(_clean(value) for value in values)) for kind, values in submission.rows]
         if cleaned != list(submission.rows):
             retry = Submission(cleaned)
             retry.future, retry.loop, retry.waiter = submission.future, submission.loop, submission.waiter
-            self._commit(pooled, [retry])
+            self._commit([retry])
         elif not submission.waited:
             self._give_up(error, [])
         elif isinstance(error, InferloomError):
@@ -228,32 +228,54 @@ class Writer:
         else:
             _wake([submission], f"database {self._place} refused a row ({reason(error)})")
 
-    def _apply_rows(self, pooled: PoolProxiedConnection, batch: list[Submission]) -> None:
+    def _apply_rows(self, batch: list[Submission]) -> None:
         # The driver's own cursor: SQLAlchemy's way of running the same text costs as much again as SQLite's work.
         by_kind: dict[type[Row], list[Parameters]] = {}
         for submission in batch:
             for kind, values in submission.rows:
                 by_kind.setdefault(kind, []).append(values)
-        cursor = pooled.cursor()
+        if self._pooled is None:
+            self._pooled = self._engine.raw_connection()
+        cursor = self._pooled.cursor()
         try:
             if self._begin is not None:
                 cursor.execute(self._begin)
             for kind, rows in by_kind.items():
                 cursor.executemany(self._statements[kind], rows)
-            pooled.commit()
-        except BaseException:
+            self._pooled.commit()
+        except BaseException as error:
             # After a lost connection there is nothing to roll back, and the first error is the one to tell.
             with suppress(self._driver.Error):
-                pooled.rollback()
+                self._pooled.rollback()
+            if is_away(self._engine, error):
+                self._let_go(broken=True)
             raise
         finally:
             cursor.close()
 
+    def _let_go(self, *, broken: bool) -> None:
+        """Give the connection back; one that failed is not handed to anybody again."""
+        if self._pooled is None:
+            return
+        if broken:
+            self._pooled.invalidate()
+        else:
+            self._pooled.close()
+        self._pooled = None
+
     def _apply_job(self, job: Job) -> None:
-        with self._engine.connect() as plain:
-            connection = plain.execution_options(inferloom_write=True)
-            with connection.begin():
-                job(connection)
+        committing = False
+
+        def once() -> None:
+            nonlocal committing
+            with self._engine.connect() as plain:
+                connection = plain.execution_options(inferloom_write=True)
+                with connection.begin():
+                    job(connection)
+                    committing = True
+
+        # A job may count or append: it is not done again where it may have been committed.
+        patiently(self._engine, once, may_repeat=lambda: not committing)
 
     def _rows_at_fault(self, error: Exception) -> bool:
         """Whether an error comes from what one caller asked and not from the database as a whole."""

@@ -87,7 +87,7 @@ async def test_what_is_not_declared_is_refused() -> None:
         with pytest.raises(RequestRejectedError, match="does not support"):
             await able.generate(request, seeds)
     stated = open_backend(ModelSpec.parse({"model": "scripted:echo", "capabilities": {"n": False}}))
-    assert stated.capabilities == Capabilities(logprobs=True, prefix=True, seed=True, structured=True)
+    assert stated.capabilities == Capabilities(logprobs=True, prefix=True, seed=True, structured=True, tools=True)
 
 
 async def test_requests_are_kept_and_scripts_may_fail() -> None:

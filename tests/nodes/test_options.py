@@ -21,13 +21,14 @@ from tests.support.node_cases import FILES, VARIANTS, FakeRewarder
 TEXTS = ["step one\nstep two\nA: 0", "step one\nA: 1", "a longer way\nstep two\nA: 2", "A: 0"]
 OPTIONS = [(name, field) for name in NODES.names() for field in NODES.get(name).Params.model_fields]
 UNSEEN = {
+    ("gauge", "votes"): "which model's votes count how much; the suite's candidates come from no model",
     ("reward_model", "revision"): "which weights are loaded",
     ("reward_model", "path"): "which weights are loaded",
     ("reward_model", "batch"): "how many texts go through the weights at a time",
     ("reward_model", "device"): "where the weights run",
     ("reward_model", "max_tokens"): "where a text is cut before the weights see it",
 }
-"""Options of what the suite replaces by a fake, with what they change; `test_reward_model.py` has the real part."""
+"""Options that the suite's fakes cannot show, with what they change; the node's own tests have the real part."""
 
 
 @pytest.fixture(autouse=True)

@@ -17,6 +17,7 @@ OTHER_MEANINGS = {
     ("nodes/few_shot.py", "random"): "one way to choose examples",
     ("pipelines/graph.py", "best"): "in conditions, `best` is the highest value of a score",
     ("nodes/rank.py", "top_k"): "a parameter in the example of `rank`",
+    ("pipelines/words.py", "top_k"): "a parameter that is said in short",
     ("nodes/refine.py", "critique"): "a value of the role `revise`, and a gate that goes by it",
     ("nodes/refine.py", "score"): "the gate that goes by a score",
 }

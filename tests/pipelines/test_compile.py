@@ -71,7 +71,7 @@ async def test_the_state_is_plain_json_and_carries_the_conversation() -> None:
     app = compile_graph(spec, execute).app
     given = {
         "question": "q",
-        "messages": [{"role": "user", "content": "q"}],
+        "turns": [{"role": "user", "content": "q"}],
         "notes": ["n1"],
         "examples": [["eq", "ea"]],
     }

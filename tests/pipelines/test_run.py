@@ -29,6 +29,7 @@ def solver(request: Request, seed: int) -> str:
 
 
 WRITER = register_backend("run-writer", ScriptedBackend(solver, name="run-writer"))
+register_backend("run-slow", ScriptedBackend(solver, name="run-slow", latency=0.1))
 BLIND = register_backend(
     "run-blind", ScriptedBackend(solver, name="run-blind", capabilities=Capabilities(n=True, seed=True))
 )
@@ -131,10 +132,33 @@ async def test_astream_tells_tokens_nodes_and_last_the_result(store: Store) -> N
     assert [written[i] for i in range(5)] == first
 
 
+@pytest.mark.parametrize(
+    ("steps", "pieces"), [("[{sample: {model: m}}]", 4), ("[{sample: {model: m, n: 3}}, vote]", 1)]
+)
+async def test_the_answers_text_is_told_as_it_comes_or_when_it_is_chosen(store: Store, steps: str, pieces: int) -> None:
+    flow = pipeline(store, f"models: {{m: scripted:run-writer}}\nsteps: {steps}\n")
+    events = [event async for event in flow.astream("q")]
+    told = [str(event.data["text"]) for event in events if event.kind == "answer"]
+    assert len(told) == pieces
+    assert events[-1].result is not None and "".join(told) == events[-1].result.content
+
+
+async def test_stream_and_batch_from_plain_code(store: Store) -> None:
+    """On a thread without a loop and inside a running one; leaving early cancels the run."""
+    flow = pipeline(store)
+    for events in (list(flow.stream("q")), await asyncio.to_thread(lambda: list(flow.stream("q")))):
+        assert events[-1].result is not None and events[-1].result.scores["vote_share"] > 0
+    assert len(flow.batch(["a", "b", "c"])) == 3
+    for _ in pipeline(store, VOTE.replace("run-writer", "run-slow")).stream("q"):
+        break
+    store.flush()
+    assert store.runs(1)[0].status == "failed"
+
+
 async def test_leaving_a_stream_early_cancels_the_run_and_records_it(store: Store) -> None:
     stream = pipeline(store).astream("q")
     await anext(stream)
-    await stream.aclose()  # type: ignore[attr-defined]  # it is an async generator
+    await stream.aclose()
     for _ in range(200):
         store.flush()
         if store.runs(1)[0].status == "failed":

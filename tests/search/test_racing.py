@@ -50,9 +50,9 @@ def test_a_bad_trial_is_stopped_soon() -> None:
 
 def test_who_costs_more_beats_nobody() -> None:
     good, bad = [1.0] * 40, [0.0] * 40
-    cheap, dear = Standing(bad, [1.0] * 40), Standing(good, [2.0] * 40)
+    cheap, dear = Standing(bad, [[1.0] * 40]), Standing(good, [[2.0] * 40])
     assert beaten_by(cheap, [dear], 3) is None
-    assert beaten_by(cheap, [dear, Standing(good, [1.0] * 40)], 3) == 1
+    assert beaten_by(cheap, [dear, Standing(good, [[1.0] * 40])], 3) == 1
 
 
 def test_chances_are_exact_for_zeros_and_ones() -> None:

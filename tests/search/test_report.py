@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import asyncio
+import random
 import re
 from html.parser import HTMLParser
 from pathlib import Path
@@ -13,9 +15,18 @@ from hypothesis import strategies as st
 from inferloom.core.errors import SetupError
 from inferloom.core.types import Usage
 from inferloom.evaluation import Interval
+from inferloom.evaluation.data import load_items
+from inferloom.pipelines.page import short
+from inferloom.search.importance import importance
+from inferloom.search.job import SearchJob
 from inferloom.search.reporting import render_report, write_report
-from inferloom.search.reporting.charts import Point, front_chart, history_chart, short
+from inferloom.search.reporting.charts import Point, front_chart, history_chart
 from inferloom.search.result import Comparison, Entry, Kind, MeanUsage, StudyResult, TrialSummary
+from inferloom.search.samplers import Told
+from inferloom.search.space import Space
+from inferloom.search.study import run_study
+from inferloom.store import Store
+from tests.search import workload
 
 YAML = """name: winner
 models:
@@ -201,7 +212,7 @@ def test_a_study_without_trials_or_baselines_is_still_a_report() -> None:
 
 
 def test_a_place_that_cannot_be_written_gets_one_sentence(tmp_path: Path) -> None:
-    with pytest.raises(SetupError, match=r"missing/report\.html: the report cannot be written: No such file"):
+    with pytest.raises(SetupError, match=r"missing/report\.html: the page cannot be written: No such file"):
         write_report(study(), tmp_path / "missing" / "report.html")
 
 
@@ -258,3 +269,48 @@ def test_the_best_so_far_never_falls_and_duplicates_cost_nothing() -> None:
 )
 def test_short_counts(value: float, text: str) -> None:
     assert short(value) == text
+
+
+def test_a_store_adds_the_items_with_every_candidate_and_score_of_the_winner(store: Store, job: SearchJob) -> None:
+    result = asyncio.run(run_study(job, store, name="items"))
+    expected = {item.id: item.answer for item in load_items(job.spec.data, base=job.base).items}
+    html = render_report(result, store, expected)
+    text = " ".join(" ".join(read(html).words).split())
+    rows = [row for row in store.evaluations("items", "test") if row.pipeline == result.winner.pipeline_hash]
+    assert html.count('class="step item"') == len(rows) > 0
+    first_wrong = [row.score for row in rows]
+    assert html.index("✗") < html.index("✓") or 0.0 not in first_wrong
+    for row in rows:
+        assert f"item {row.item}, run {row.run}; right answer: {expected[row.item]}" in text
+        for candidate in store.candidates(row.run):
+            assert " ".join(candidate.candidate.text.split()) in text
+            for name in candidate.candidate.scores:
+                assert name in text
+    ids = re.findall(r' id="(c-[^"]+)"', html)
+    assert len(ids) == len(set(ids))
+    assert set(re.findall(r'href="#(c-[^"]+)"', html)) <= set(ids)
+
+
+def test_what_mattered_is_shown_by_choice_and_value() -> None:
+    from dataclasses import replace
+
+    html = render_report(replace(study(), importance={"n": 0.7, "model": 0.3}))
+    assert "70%" in html[html.index('id="importance"') :]
+    few = render_report(study())
+    assert "too few trials to say how much each choice matters" in few
+
+
+def test_importance_finds_the_hole_that_decides() -> None:
+    space = Space.load(workload.SPACE)
+    rng = random.Random(4)
+    told = []
+    for _ in range(60):
+        values = space.sample(rng)
+        large = next(value for value in values.values() if value in ("small", "large")) == "large"
+        told.append(Told(values, (0.8 * large + 0.01 * rng.random(), 1.0)))
+    found = importance(space, told)
+    assert sum(found.values()) == pytest.approx(1)
+    model = next(name for name in found if name.endswith("model"))
+    assert next(iter(found)) == model
+    assert importance(space, told[:19]) == {}
+    assert importance(space, [Told(one.values, (0.5, 1.0)) for one in told]) == {}

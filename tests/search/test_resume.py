@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import multiprocessing
 import random
-import sqlite3
 import sys
 from multiprocessing.context import ForkServerContext
 from pathlib import Path
@@ -13,30 +12,9 @@ import pytest
 
 from inferloom.search.result import StudyResult
 from tests.search import workload
+from tests.search.reading import BANKED, RECEIVED, SCORES, Reader
 
 KILLS = 20
-SCORES = """
-    select trial, split, item, pipeline, score, answer, nominal_calls, nominal_prompt_tokens, nominal_completion_tokens
-    from evaluations order by trial, split, item
-"""
-RECEIVED = "select sum(completions) from calls where outcome = 'ok' and attempt > 0"
-BANKED = "select count(*) from completions"
-
-
-def rows(db: Path, statement: str) -> list[tuple[object, ...]]:
-    connection = sqlite3.connect(db)
-    try:
-        return connection.execute(statement).fetchall()
-    finally:
-        connection.close()
-
-
-def progress(db: Path) -> tuple[int, int]:
-    """Banked completions and evaluated items; nothing before the database has its tables."""
-    try:
-        return tuple(rows(db, f"select count(*) from {table}")[0][0] for table in ("completions", "evaluations"))  # type: ignore[return-value]  # two counts
-    except sqlite3.OperationalError:
-        return 0, 0
 
 
 async def finish(db: Path, folder: Path, job: str) -> StudyResult:
@@ -52,12 +30,14 @@ def run_until_killed(
     fifth is a moment of its start.
     """
     searcher = context.Process(target=workload.main, args=(str(db), job, str(folder)))
-    until = sum(progress(db)) + rng.randint(1, 40)
+    read = Reader(str(db))
+    until = read.progress() + rng.randint(1, 40)
     searcher.start()
     if kill % 5 == 4:
         searcher.join(rng.uniform(0.0, 1.0))
-    while kill % 5 != 4 and searcher.exitcode is None and sum(progress(db)) < until:
+    while kill % 5 != 4 and searcher.exitcode is None and read.progress() < until:
         searcher.join(0.02)
+    read.close()
     searcher.join(rng.uniform(0.0, 0.03))
     if searcher.exitcode is not None:
         assert searcher.exitcode == 0, "a search that is not killed ends well"
@@ -81,16 +61,18 @@ async def test_twenty_kills_repeat_no_call_and_change_no_trial(
     monkeypatch.setattr(main, "__spec__", None)
     monkeypatch.delattr(main, "__file__", raising=False)
     databases, rng = [tmp_path / "killed_0.db"], random.Random()
-    kills, seen = 0, (0, 0)
+    kills, seen = 0, 0
     while kills < KILLS:
         if not run_until_killed(context, job, databases[-1], tmp_path, rng, kills):
             # It got through between two kills: the others hit a new one.
             databases.append(tmp_path / f"killed_{len(databases)}.db")
-            seen = (0, 0)
+            seen = 0
             continue
         kills += 1
-        now = progress(databases[-1])
-        assert now[0] >= seen[0] and now[1] >= seen[1], "what was committed is still there"
+        read = Reader(str(databases[-1]))
+        now = read.progress()
+        read.close()
+        assert now >= seen, "what was committed is still there"
         seen = now
 
     whole_db = tmp_path / "whole.db"
@@ -99,8 +81,11 @@ async def test_twenty_kills_repeat_no_call_and_change_no_trial(
         result = await finish(db, tmp_path, job)
         assert result.trials == whole.trials
         assert result.comparisons == whole.comparisons and result.winner.test == whole.winner.test
-        assert rows(db, SCORES) == rows(whole_db, SCORES)
+        read, alone = Reader(str(db)), Reader(str(whole_db))
+        assert read.rows(SCORES) == alone.rows(SCORES)
         # Every draw was made once: as many were received, by the ledger, as stand in the bank.
-        assert rows(db, RECEIVED) == rows(db, BANKED) == rows(whole_db, BANKED)
+        assert read.rows(RECEIVED) == read.rows(BANKED) == alone.rows(BANKED)
+        read.close()
+        alone.close()
         # One search took its look at the test split, however often it was begun again.
         assert result.test_touches == 1

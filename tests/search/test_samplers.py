@@ -8,13 +8,14 @@ import optuna
 import pytest
 
 from inferloom.core.errors import SpecError, UnknownNameError
+from inferloom.search.aim import Aim
 from inferloom.search.projection import Projection
 from inferloom.search.samplers import SAMPLERS, Asked, Proposer, Told
 from inferloom.search.space import Space
 from inferloom.store import Store
 from tests.search.workload import SPACE
 
-UP_DOWN = ["maximize", "minimize"]
+TWO = Aim(("tokens",))
 
 
 def tell(batch: list[Asked]) -> list[Told]:
@@ -44,7 +45,7 @@ QUICK = [name for name in SAMPLERS.names() if name not in ("gp", "archon")]
 @pytest.mark.parametrize("name", ["gp", "archon"])
 def test_slow_samplers_repeat_themselves_and_propose_valid_points(name: str) -> None:
     space = Space.load(SPACE)
-    runs = [trials(Proposer(space, name, 1, ["maximize", "minimize"], 3), 2, 3) for _ in range(2)]
+    runs = [trials(Proposer(space, name, 1, Aim(("tokens",)), 3), 2, 3) for _ in range(2)]
     assert runs[0] == runs[1]
     assert all(space.is_valid(trial.values) for trial in runs[0])
     assert len({str(sorted(trial.values.items())) for trial in runs[0]}) == len(runs[0])
@@ -52,7 +53,7 @@ def test_slow_samplers_repeat_themselves_and_propose_valid_points(name: str) -> 
 
 @pytest.mark.parametrize("name", QUICK)
 def test_the_same_seed_gives_the_same_trials_and_another_gives_others(name: str) -> None:
-    first, again, other = (Proposer(Space.load(SPACE), name, seed, UP_DOWN, 4) for seed in (1, 1, 2))  # type: ignore[arg-type]  # literals
+    first, again, other = (Proposer(Space.load(SPACE), name, seed, TWO, 4) for seed in (1, 1, 2))
     reference = trials(first, 4)
     assert trials(again, 4) == reference
     assert trials(other, 4) != reference
@@ -61,14 +62,14 @@ def test_the_same_seed_gives_the_same_trials_and_another_gives_others(name: str)
 @pytest.mark.parametrize("name", QUICK)
 def test_every_proposed_point_is_valid_and_new(name: str) -> None:
     space = Space.load(SPACE)
-    told = trials(Proposer(space, name, 0, UP_DOWN, 4), 6)  # type: ignore[arg-type]  # literals
+    told = trials(Proposer(space, name, 0, TWO, 4), 6)
     assert all(space.is_valid(trial.values) for trial in told)
     assert len({str(sorted(trial.values.items())) for trial in told}) == len(told)
 
 
 def test_a_small_space_is_tried_out_and_then_gives_no_more() -> None:
     space = Space.load("models: {m: scripted:echo}\nsteps: [{sample: {model: m, n: {int: [1, 5]}}}, vote]")
-    proposer = Proposer(space, "tpe", 0, ["maximize"], 4)
+    proposer = Proposer(space, "tpe", 0, Aim(), 4)
     told = [Told(trial.values, (0.0,)) for trial in proposer.batch(0, 4, [])]
     last = proposer.batch(4, 4, told)
     assert {trial.values["steps.0.sample.n"] for trial in last} | {
@@ -84,20 +85,20 @@ def test_a_space_without_a_valid_point_ends_the_first_batch() -> None:
         "rules: [steps.0.sample.n > 5]"
     )
     with pytest.raises(SpecError, match="no valid point"):
-        Proposer(space, "tpe", 0, ["maximize"], 4).batch(0, 4, [])
+        Proposer(space, "tpe", 0, Aim(), 4).batch(0, 4, [])
 
 
 def test_an_unknown_sampler_names_the_nearest() -> None:
     with pytest.raises(UnknownNameError) as raised:
-        Proposer(Space.load(SPACE), "tpee", 0, ["maximize"], 4)
+        Proposer(Space.load(SPACE), "tpee", 0, Aim(), 4)
     assert raised.value.suggestion == "tpe"
 
 
 def test_optunas_copy_is_made_again_where_it_disagrees(tmp_path: Path) -> None:
     space = Space.load(SPACE)
-    told = trials(Proposer(space, "random", 0, UP_DOWN, 4), 2)  # type: ignore[arg-type]  # literals
+    told = trials(Proposer(space, "random", 0, TWO, 4), 2)
     with Store.open(str(tmp_path / "x.db")) as store:
-        projection = Projection(store.optuna_url, "copy", space, UP_DOWN)  # type: ignore[arg-type]  # literals
+        projection = Projection(store.optuna_url, "copy", space, TWO.directions)
         projection.mirror(told[:5])
         stranger = optuna.load_study(study_name="copy", storage=store.optuna_url)
         stranger.add_trial(optuna.trial.create_trial(values=[9.0, 9.0]))

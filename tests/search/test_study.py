@@ -10,7 +10,7 @@ import pytest
 
 from inferloom.core.errors import SpecError, UserError
 from inferloom.evaluation.stats import Interval
-from inferloom.search.conclude import compare, pareto, thinned
+from inferloom.search.conclude import compare, thinned
 from inferloom.search.job import SearchJob
 from inferloom.search.progress import Event, State
 from inferloom.search.result import StudyResult
@@ -163,10 +163,7 @@ async def test_a_composition_that_cannot_run_is_a_failed_trial(tmp_path: Path, s
     assert result.winner.trial in {trial.number for trial in result.trials if trial.status == "done"}
 
 
-def test_the_front_holds_what_nothing_beats() -> None:
-    points = [("a", 0.5, 10.0), ("b", 0.5, 9.0), ("c", 0.9, 50.0), ("d", 0.8, 60.0), ("e", 0.2, 9.0), ("f", 0.9, 50.0)]
-    assert pareto(points) == ["b", "c"]
-    assert pareto([]) == []
+def test_a_long_front_is_thinned_between_its_ends() -> None:
     assert thinned(list(range(100)), 8)[0] == 0 and thinned(list(range(100)), 8)[-1] == 99
     assert len(set(thinned(list(range(9)), 8))) == 8
 
@@ -201,3 +198,26 @@ async def test_money_that_ends_at_any_stage_is_a_clean_stop(tmp_path: Path, job:
         assert stopped.stopped == "max_billed calls" and stopped.winner.dev is not None
         result = await run_study(limited(tmp_path, 10_000), store)
     assert result.trials == whole.trials and result.winner.test == whole.winner.test
+
+
+async def test_whoever_watches_sees_the_best_and_the_front_of_all_trials_that_ended(
+    store: Store, job: SearchJob
+) -> None:
+    views: list[tuple[str, list[tuple[str, float, float]]]] = []
+
+    class Watching:
+        def on_event(self, event: Event, state: State) -> None:
+            if event.kind == "trial_finished":
+                views.append((state.best, [(one.label, one.quality, one.cost) for one in state.front]))
+
+    result = await run_study(job, store, progress=Watching())
+    best, front = views[-1]
+    whole = [trial for trial in result.trials if trial.status == "done" and trial.dev is not None]
+    ends = [(f"trial {trial.number}", trial.dev.mean, trial.nominal.tokens) for trial in whole if trial.on_front]
+    assert sorted(front) == sorted(ends)
+    top = max(trial.dev.mean for trial in whole)
+    assert f"{100 * top:.1f}%" in best
+    # Within a batch too the best never gets worse.
+    qualities = [max(quality for _, quality, _ in front) for _, front in views]
+    assert qualities == sorted(qualities)
+    assert all(f"{100 * quality:.1f}%" in best for (best, _), quality in zip(views, qualities, strict=True))

@@ -6,6 +6,7 @@ import asyncio
 import os
 import random
 import re
+import sys
 from pathlib import Path
 
 # These are loaded late by the package; loaded here, a forked search starts at once.
@@ -18,6 +19,7 @@ from inferloom.models.scripted import ScriptedBackend, register_backend
 from inferloom.search.job import SearchJob
 from inferloom.search.result import StudyResult
 from inferloom.search.study import run_study
+from inferloom.search.worker import Workers
 from inferloom.store import Store
 
 _SUM = re.compile(r"(\d+) \+ (\d+)")
@@ -122,14 +124,19 @@ def write_items(folder: Path, count: int = 24) -> Path:
     return path
 
 
-async def search(db: str, job: SearchJob, name: str) -> StudyResult:
+async def search(db: str, job: SearchJob, name: str, workers: Workers | None = None) -> StudyResult:
     store = Store.open(db)
     try:
-        return await run_study(job, store, name=name)
+        return await run_study(job, store, name=name, workers=workers)
     finally:
         store.close()
 
 
-def main(db: str, name: str, folder: str) -> None:
+def main(db: str, name: str, folder: str, workers: str = "0") -> None:
     """A search in a process of its own, to be killed."""
-    asyncio.run(search(db, JOBS[name](Path(folder)), name))
+    crew = Workers(count=int(workers)) if int(workers) else None
+    asyncio.run(search(db, JOBS[name](Path(folder)), name, crew))
+
+
+if __name__ == "__main__":
+    main(*sys.argv[1:])

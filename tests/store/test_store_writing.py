@@ -36,7 +36,8 @@ async def test_every_kind_of_row_comes_back_as_it_was(store: Store) -> None:
     await store.write(
         completion, REQUEST, call("c2"), unknown, STEP, CANDIDATE_ROW, run(study="first", item="i", tag="t")
     )
-    await store.write(PIPELINE, EVALUATION, STUDY, TOUCH, TOUCH)
+    # The same look written twice, as after a lost answer, is one look.
+    await store.write(PIPELINE, EVALUATION, STUDY, TOUCH, TOUCH, replace(TOUCH, created=2.0))
     assert await store.banked(ADDRESS, [0, 1]) == {0: COMPLETION}
     assert store.completion(COMPLETION.id) == COMPLETION
     assert store.prompts() == [REQUEST]

@@ -42,6 +42,7 @@ VARIANTS = [
     NodeCase("adaptive_sample", {"model": "small", "n": 5, "stop": "self_eval", "judge": "large"}),
     NodeCase("adaptive_sample", {"model": "small", "n": 4, "stop": "self_eval", "expected": True, "batch": 3}),
     NodeCase("adaptive_sample", {"model": "small", "n": 5, "stop": "prune", "judge": "large", "keep": 0.4}),
+    NodeCase("gauge", {"agreement": 1.0, "logprob": 2.0, "grade": 3.0, "by": "judge"}),
     NodeCase("calibrate", {"by": "judge", "method": "rank", "reference": "steps/0", "name": "place"}),
     NodeCase("calibrate", {"by": "logprob", "tilt": -3}),
     NodeCase("top_k", {"by": "judge", "k": 1}),

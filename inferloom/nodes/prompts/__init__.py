@@ -19,7 +19,7 @@ from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from functools import cache
 from pathlib import Path
-from typing import TypeAlias, get_args
+from typing import TypeAlias
 
 from jinja2 import StrictUndefined, Template, TemplateError, TemplateSyntaxError, meta
 from jinja2.sandbox import ImmutableSandboxedEnvironment
@@ -52,7 +52,7 @@ _ADDED: dict[str, tuple[tuple[Role, str], ...]] = {}
 
 _HERE = Path(__file__).parent
 _SETTINGS = ("extends", "options", "answer_instruction")
-_TURNS: tuple[Role, ...] = get_args(Role)
+_TURNS: tuple[Role, ...] = ("system", "user", "assistant")
 _MOST_OPTIONS = 26
 _VALUE = re.compile(r"\{\{ *([a-z_]+) *\}\}")
 Filler: TypeAlias = Callable[[Mapping[str, object]], str]

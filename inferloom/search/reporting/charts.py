@@ -12,6 +12,7 @@ from itertools import pairwise
 from typing import Literal
 
 from inferloom.evaluation.stats import Interval
+from inferloom.pipelines.page import percent, short
 from inferloom.search.result import TrialSummary
 
 MarkKind = Literal["winner", "front", "baseline"]
@@ -198,20 +199,6 @@ def history_chart(trials: Sequence[TrialSummary], *, width: float, height: float
         dots=tuple(dots),
         line=svg_path(line),
     )
-
-
-def percent(value: float) -> str:
-    """A score as it is written everywhere in the report."""
-    return f"{100 * value:.1f}%"
-
-
-def short(value: float) -> str:
-    """A count in at most five characters: 950, 1.2k, 35k, 4.1M."""
-    for size, suffix in ((1e9, "G"), (1e6, "M"), (1e3, "k")):
-        if value >= size * 0.9995:
-            scaled = value / size
-            return f"{scaled:.1f}".removesuffix(".0") + suffix if scaled < 99.95 else f"{scaled:.0f}{suffix}"
-    return f"{value:.0f}" if value >= 10 or value == int(value) else f"{value:.1f}"
 
 
 def score_axis(lows: Sequence[float], highs: Sequence[float]) -> tuple[float, float, list[float]]:

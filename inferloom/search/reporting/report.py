@@ -2,29 +2,24 @@
 
 from __future__ import annotations
 
-import os
-import tempfile
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from datetime import UTC, datetime
 from pathlib import Path
-from typing import TYPE_CHECKING, Literal
+from typing import Literal
 
-from inferloom.core.errors import InferloomError, SetupError
-from inferloom.core.types import Usage
+from inferloom.core.errors import InferloomError
+from inferloom.core.types import Json, Usage
 from inferloom.evaluation.stats import Interval
+from inferloom.pipelines.page import date, duration, money, number, page_environment, percent, short, write_page
 from inferloom.search.reporting.charts import (
     Point,
     difference_scale,
     front_chart,
     history_chart,
-    percent,
-    short,
 )
+from inferloom.search.reporting.items import item_table
 from inferloom.search.result import Comparison, Entry, StudyResult, TrialSummary
-
-if TYPE_CHECKING:
-    from jinja2 import Environment
+from inferloom.store import Store
 
 WIDE, NARROW = 860.0, 380.0
 
@@ -50,58 +45,40 @@ class Difference:
     outcome: Literal["better", "worse", "open"]
 
 
-def write_report(result: StudyResult, path: str | Path) -> Path:
-    """Write the report; an older file of that name is replaced in one step.
+@dataclass(frozen=True, slots=True, kw_only=True)
+class HoleLine:
+    """A hole with what its values reached."""
+
+    name: str
+    share: float | None
+    """Its importance; None where there were too few trials."""
+    values: list[tuple[str, float, int]]
+    """(value, mean score on dev, trials), best first."""
+
+
+def write_report(
+    result: StudyResult, path: str | Path, store: Store | None = None, expected: Mapping[str, str] | None = None
+) -> Path:
+    """Write the report; an older file of that name is replaced in one step. Arguments as for `render_report`.
 
     Raises:
         SetupError: The file cannot be written.
     """
-    return write_page(render_report(result), path)
+    return write_page(render_report(result, store, expected), path)
 
 
-def write_page(html: str, path: str | Path) -> Path:
-    """Write a page; an older file of that name is replaced in one step.
+def render_report(result: StudyResult, store: Store | None = None, expected: Mapping[str, str] | None = None) -> str:
+    """The report as HTML text.
 
-    Raises:
-        SetupError: The file cannot be written.
+    Args:
+        result: What the study found.
+        store: The database, for the items one by one; without it the report has no table of them.
+        expected: The right answers by item, shown beside what the pipelines said.
     """
-    target = Path(path)
-    try:
-        handle, draft = tempfile.mkstemp(dir=target.parent, prefix=f".{target.name}.", suffix=".part")
-        try:
-            with os.fdopen(handle, "w", encoding="utf-8") as file:
-                file.write(html)
-            Path(draft).chmod(0o644)
-            Path(draft).replace(target)
-        except BaseException:
-            Path(draft).unlink(missing_ok=True)
-            raise
-    except OSError as error:
-        raise SetupError(f"the report cannot be written: {error.strerror or error}", where=str(target)) from None
-    return target
-
-
-def page_environment() -> Environment:
-    """Where the templates of pages are found, with every value escaped."""
-    from jinja2 import Environment, PackageLoader, StrictUndefined
-
-    return Environment(
-        loader=PackageLoader("inferloom.search.reporting"),
-        autoescape=True,
-        undefined=StrictUndefined,
-        trim_blocks=True,
-        lstrip_blocks=True,
-    )
-
-
-def render_report(result: StudyResult) -> str:
-    """The report as HTML text."""
     from markupsafe import Markup
 
-    environment = page_environment()
-    environment.filters.update(
-        percent=percent, short=short, points=_points, money=_money, count=_count, number=_number, choices=_choices
-    )
+    environment = page_environment("inferloom.search.reporting")
+    environment.filters.update(choices=_choices)
     split: Literal["test", "dev"] = "dev" if result.winner.test is None else "test"
     lines = _lines(result)
     drawn = [(line, score) for line in lines if (score := getattr(line.entry, split)) is not None]
@@ -124,14 +101,21 @@ def render_report(result: StudyResult) -> str:
             if (chart := history_chart(result.trials, width=width, height=height)) is not None
         ],
         differences=_differences(result.comparisons),
+        ablation=_differences(result.ablation),
+        holes=_holes(result),
+        items=None
+        if store is None
+        else item_table(
+            store, result.study, split, [(line.key, line.entry) for line in lines], result.winner, expected or {}
+        ),
         outcome=_outcome(result.comparisons),
         headline=_headline(result.winner),
         graph=None if graph is None else Markup(graph),
         trials=sorted(result.trials, key=_rank),
         spent=_spent(result.billed, result.nominal),
         priced=any(line.entry.nominal.usd for line in lines),
-        created=_date(result.created),
-        duration=_duration(result.seconds),
+        created=date(result.created),
+        duration=duration(result.seconds),
     )
 
 
@@ -141,20 +125,20 @@ def _lines(result: StudyResult) -> list[Line]:
     if all(entry.pipeline_hash != result.winner.pipeline_hash for entry in front):
         front = sorted([*front, result.winner], key=lambda entry: entry.nominal.tokens)
     lines: list[Line] = []
-    for number, entry in enumerate(front, 1):
+    for place, entry in enumerate(front, 1):
         is_winner = entry.pipeline_hash == result.winner.pipeline_hash
-        lines.append(Line(key=str(number), entry=result.winner if is_winner else entry, winner=is_winner))
-    for number, entry in enumerate(sorted(result.baselines, key=lambda entry: entry.nominal.tokens)):
-        lines.append(Line(key=_letters(number), entry=entry, winner=False))
+        lines.append(Line(key=str(place), entry=result.winner if is_winner else entry, winner=is_winner))
+    for place, entry in enumerate(sorted(result.baselines, key=lambda entry: entry.nominal.tokens)):
+        lines.append(Line(key=_letters(place), entry=entry, winner=False))
     return lines
 
 
-def _letters(number: int) -> str:
+def _letters(place: int) -> str:
     """A, B, ..., Z, AA, AB, ..."""
     text = ""
-    number += 1
-    while number:
-        number, rest = divmod(number - 1, 26)
+    place += 1
+    while place:
+        place, rest = divmod(place - 1, 26)
         text = chr(ord("A") + rest) + text
     return text
 
@@ -199,6 +183,35 @@ def _outcome(comparisons: Sequence[Comparison]) -> Literal["better", "worse", "o
     return "better" if sides == {"better"} else "worse" if "worse" in sides else "open"
 
 
+def _holes(result: StudyResult) -> list[HoleLine]:
+    """The holes, the most important first; those with one value only say nothing."""
+    scores: dict[str, dict[str, list[float]]] = {}
+    for trial in result.trials:
+        if trial.dev is not None and trial.duplicate_of is None:
+            for name, value in trial.values.items():
+                scores.setdefault(name, {}).setdefault(_value(value), []).append(trial.dev.mean)
+    found = [
+        HoleLine(
+            name=name,
+            share=result.importance.get(name),
+            values=sorted(
+                ((value, sum(means) / len(means), len(means)) for value, means in reached.items()),
+                key=lambda row: -row[1],
+            ),
+        )
+        for name, reached in scores.items()
+        if len(reached) > 1
+    ]
+    return sorted(found, key=lambda line: -(line.share or 0.0))
+
+
+def _value(value: Json) -> str:
+    """A hole's value as it is read: three digits of a float."""
+    if isinstance(value, bool):
+        return "yes" if value else "no"
+    return f"{value:.3g}" if isinstance(value, float) else str(value)
+
+
 def _headline(winner: Entry) -> tuple[str, Interval] | None:
     """The winner's score on the most telling split that it was run on."""
     for split, score in (("test", winner.test), ("confirm", winner.confirm), ("dev", winner.dev)):
@@ -230,43 +243,11 @@ def _spent(billed: Usage, nominal: Usage) -> list[tuple[str, str, str]]:
         ("prompt tokens", f"{billed.prompt_tokens:,}", f"{nominal.prompt_tokens:,}"),
         ("of these cached", f"{billed.cached_tokens:,}", f"{nominal.cached_tokens:,}"),
         ("completion tokens", f"{billed.completion_tokens:,}", f"{nominal.completion_tokens:,}"),
-        ("model seconds", _number(billed.seconds), _number(nominal.seconds)),
+        ("model seconds", number(billed.seconds), number(nominal.seconds)),
     ]
     if billed.usd or nominal.usd:
-        rows.append(("US dollars", _money(billed.usd), _money(nominal.usd)))
+        rows.append(("US dollars", money(billed.usd), money(nominal.usd)))
     return rows
-
-
-def _points(value: float) -> str:
-    """A difference of scores in percentage points, with its sign."""
-    return f"{100 * value:+.1f}".replace("-", "−")
-
-
-def _money(value: float) -> str:
-    return f"${value:,.2f}" if value >= 1 or value == 0 else f"${value:.2g}"
-
-
-def _count(value: float) -> str:
-    return f"{value:,.0f}"
-
-
-def _number(value: float) -> str:
-    """Three significant digits or all digits before the point."""
-    if value == 0:
-        return "0"
-    return f"{value:,.0f}" if abs(value) >= 100 else f"{value:.3g}"
-
-
-def _date(seconds: float) -> str:
-    return datetime.fromtimestamp(seconds, UTC).strftime("%Y-%m-%d %H:%M UTC")
-
-
-def _duration(seconds: float) -> str:
-    if seconds < 60:
-        return f"{seconds:.1f} s"
-    minutes, rest = divmod(round(seconds), 60)
-    hours, minutes = divmod(minutes, 60)
-    return f"{hours} h {minutes} min" if hours else f"{minutes} min {rest} s"
 
 
 def _choices(values: Mapping[str, object]) -> str:

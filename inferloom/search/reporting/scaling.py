@@ -8,8 +8,8 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from inferloom.evaluation.scaling import Scaling
-from inferloom.search.reporting.charts import Chart, Tick, log_ticks, percent, score_axis, short, svg_path
-from inferloom.search.reporting.report import page_environment, write_page
+from inferloom.pipelines.page import page_environment, percent, short, write_page
+from inferloom.search.reporting.charts import Chart, Tick, log_ticks, score_axis, svg_path
 
 WIDTH, HEIGHT = 860.0, 380.0
 BEYOND = 10
@@ -55,9 +55,9 @@ def write_scaling(scalings: Sequence[Scaling], path: str | Path) -> Path:
     Raises:
         SetupError: The file cannot be written.
     """
-    template = page_environment().get_template("scaling.html.j2")
+    template = page_environment("inferloom.search.reporting").get_template("scaling.html.j2")
     shown = [(scaling, coverage_chart(scaling), histogram(scaling)) for scaling in scalings]
-    return write_page(template.render(shown=shown, beyond=BEYOND, percent=percent), path)
+    return write_page(template.render(shown=shown, beyond=BEYOND), path)
 
 
 def coverage_chart(scaling: Scaling) -> CoverageChart:
