@@ -7,7 +7,7 @@ VLLM_STAMP := .venv-vllm/.stamp
 CLIENTS_STAMP := .venv-clients/.stamp
 DEMO := demo
 
-.PHONY: help venv check format test test-browser test-postgres test-vllm demo pictures test-clients bench-effort bench-memory bench-overhead bench-prefix-cache bench-replay bench-search bench-serve bench-speculative bench-techniques bench-traffic clean
+.PHONY: help venv check format test test-browser test-postgres test-vllm demo pictures test-clients bench-effort bench-memory bench-overhead bench-prefix-cache bench-replay bench-routing bench-search bench-serve bench-speculative bench-techniques bench-traffic clean
 
 help: ## Show this list
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / {printf "  make %-18s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
@@ -72,6 +72,11 @@ bench-techniques: $(STAMP) ## Every technique on the pocket suite, beside the ba
 bench-search: $(STAMP) ## Calls that searches need, replayed on a pool that is made first (an hour); ARGS="--card" writes docs/search.md
 	$(BIN)/python benchmarks/search_pool.py
 	$(BIN)/python benchmarks/search.py $(ARGS)
+
+bench-routing: $(STAMP) ## What learned routing is worth, on draws that are made first (20 minutes); ARGS="--card" writes docs/routing.md
+	$(BIN)/python benchmarks/search_pool.py
+	$(BIN)/python benchmarks/routing_pool.py
+	$(BIN)/python benchmarks/routing.py $(ARGS)
 
 bench-serve: $(STAMP) ## The server under 32 clients beside the ideal, its_hub's and optillm's; ARGS="--card" writes docs/serving.md
 	$(BIN)/python benchmarks/serve.py $(ARGS)

@@ -4,6 +4,7 @@ The pocket suite: arms are the hull of a study's front and one call of each mode
 (`routing_pool.py`), every figure is one of `inferloom.routing.protocol`. A router learns from means over all runs of a
 training question, or from a single run each; it is judged by the means of test questions, and so is the oracle. Beside
 it: each family held out, labels of other questions, a made world whose best arms are known, and what a decision costs.
+A section that was measured is kept in `benchmarks/.pool/`, so a run that broke off goes on; `--fresh` measures again.
 
 `--mmlu FILE` adds the outcome matrix of Mixtral-8x7B and GPT-4 on MMLU that RouteLLM published; it is not part of this
 repository. Tables and picture go to standard output and, with `--card`, into `docs/routing.md`.
@@ -22,7 +23,7 @@ from card import DOCS, command_of, show
 from rich.console import Console
 from routing_arms import outcomes
 from routing_pool import arms_of, load_draws
-from search_pool import SPACE, items_of
+from search_pool import FOLDER, SPACE, items_of
 
 from inferloom.evaluation.stats import Interval
 from inferloom.routing.exchange import read_outcomes
@@ -30,7 +31,7 @@ from inferloom.routing.features import embed, open_named
 from inferloom.routing.metrics import apgr, cpt, group_weights, routellm
 from inferloom.routing.outcomes import Outcomes
 from inferloom.routing.policy import Policy, decide
-from inferloom.routing.protocol import KNN, LINEAR, ROUTER, Report, evaluate, hold_out, shuffled
+from inferloom.routing.protocol import KNN, LINEAR, RESAMPLES, ROUTER, SPLITS, Report, evaluate, hold_out, shuffled
 from inferloom.routing.synthetic import made_world
 from inferloom.routing.train import Training, TrainOptions
 from inferloom.search.space import Space
@@ -39,6 +40,7 @@ CARD = DOCS / "routing.md"
 PICTURE = CARD.with_suffix(".svg")
 RUNS = 32
 PLAIN = TrainOptions(use_tags=False)
+Say = Callable[[str], None]
 
 
 def percent(value: Interval) -> str:
@@ -71,37 +73,47 @@ def table(found: Report) -> str:
     return "\n".join(rows) + "\n"
 
 
-def pocket(say: Callable[[str], None]) -> tuple[str, Report, Training, Outcomes]:
-    """The pocket suite."""
-    specs, draws, items = arms_of(Space.load(SPACE)), load_draws(), items_of("reference")
-    averaged = outcomes(specs, items, draws, slice(None), RUNS, 0)
-    half = draws.key.shape[2] // 2
-    halves = tuple(
-        outcomes(specs, items, draws, part, RUNS, seed + 1)
-        for seed, part in enumerate((slice(0, half), slice(half, None)))
-    )
-    single = outcomes(specs, items, draws, slice(None), 1, 3)
-    vectors = embed(open_named("wordllama"), averaged.texts)
-    judged = {"yardstick": averaged, "halves": halves, "vectors": vectors, "options": PLAIN}
+class Suite:
+    """The pocket suite's outcomes."""
 
-    def told(of: Outcomes, name: str) -> Report:
-        return evaluate(of, say=lambda text: say(f"{name}: {text}"), **judged)  # type: ignore[arg-type] # as above
+    def __init__(self) -> None:
+        specs, draws, items = arms_of(Space.load(SPACE)), load_draws(), items_of("reference")
+        half = draws.key.shape[2] // 2
+        parts = (slice(None), slice(0, half), slice(half, None))
+        self.averaged, *self.halves = (
+            outcomes(specs, items, draws, part, RUNS, seed) for seed, part in enumerate(parts)
+        )
+        self.single = outcomes(specs, items, draws, slice(None), 1, 3)
+        self.vectors = embed(open_named("wordllama"), self.averaged.texts)
 
-    found, once = told(averaged, "all runs"), told(single, "one run")
-    null = told(shuffled(averaged, 0), "labels of other questions")
-    held = hold_out(averaged, options=PLAIN, vectors=vectors, say=say)
+    def judge(self, learned: Outcomes, say: Say, resamples: int = RESAMPLES, splits: int = SPLITS) -> Report:
+        """The protocol, judged by the means of all runs."""
+        first, second = self.halves
+        return evaluate(
+            learned,
+            yardstick=self.averaged,
+            halves=(first, second),
+            options=PLAIN,
+            vectors=self.vectors,
+            resamples=resamples,
+            splits=splits,
+            say=say,
+        )
+
+
+def pocket(say: Say) -> str:
+    """Learned from the means of all runs."""
+    suite = Suite()
+    found = suite.judge(suite.averaged, say)
     arms = "\n".join(f"| {label} | {cost:,.0f} | {quality:.1%} |" for label, cost, quality in found.arms)
     calibration = found.calibration
-    families = "\n".join(
-        f"| {tag} | {points(gain)} | {points(next(one.ahead for one in held if one.tag == tag))} |"
-        f" {next(one.default for one in held if one.tag == tag):.0%} |"
-        for tag, gain in found.by_tag.items()
-    )
-    everything = held[-1]
-    text = f"""### The pocket suite
+    families = "\n".join(f"| {tag} | {points(gain)} |" for tag, gain in found.by_tag.items())
+    share = ", ".join(f"{part:.0%} `{label}`" for label, part in found.share.items() if part >= 0.005)
+    PICTURE.write_text(picture(found), encoding="utf-8")
+    return f"""### The pocket suite
 
-{found.questions:,} questions of nine families, {len(found.arms)} arms, cost in tokens; {RUNS} runs of each arm on each
-question. Areas are taken over the logarithm of cost.
+{len(suite.averaged):,} questions of nine families, {len(found.arms)} arms, cost in tokens; {RUNS} runs of each arm on
+each question. Areas are taken over the logarithm of cost.
 
 | arm | mean tokens | score |
 |---|---|---|
@@ -110,30 +122,47 @@ question. Areas are taken over the logarithm of cost.
 Learned from the means of all runs of the training questions:
 
 {table(found)}
-Learned from one run of each:
-
-{table(once)}
-![Mean score over mean cost of the router, the zero router and the oracle](routing.svg)
+![Mean score over mean cost of router, tuned kNN, best single arm and oracle](routing.svg)
 
 Calibration error of the chosen arm: {100 * calibration.chosen.mean:.1f} points
-({100 * calibration.chosen.low:.1f} to {100 * calibration.chosen.high:.1f}; of all cells {100 * calibration.ece:.1f},
-Brier {calibration.brier:.3f}). With the labels of other questions the router closes
-{percent(null.contenders[0].figures["gap"])} of the gap.
+({100 * calibration.chosen.low:.1f} to {100 * calibration.chosen.high:.1f}); of all cells
+{100 * calibration.ece:.1f}, Brier {calibration.brier:.3f}. At the middle price the router takes {share}.
 
-By family, what the router is worth beyond the best single arm at the middle price, in points; and the same where it
-never saw the family, with the share of its questions that went to the default arm:
+What it is worth beyond the best single arm at the middle price, in points, by family:
 
-| family | seen | never seen | default arm |
-|---|---|---|---|
+| family | router ahead |
+|---|---|
 {families}
-| all | | {points(everything.ahead)} | {everything.default:.0%} |
-
 """
-    training = Training(averaged, averaged.split(0), PLAIN, vectors=vectors)
-    return text, found, training, averaged
 
 
-def known_oracle(say: Callable[[str], None]) -> str:
+def one_run(say: Say) -> str:
+    """Learned from one run of each cell."""
+    suite = Suite()
+    found = suite.judge(suite.single, say, resamples=500)
+    return f"Learned from one run of each arm on each training question (500 resamples):\n\n{table(found)}"
+
+
+def no_signal(say: Say) -> str:
+    """Learned from the labels of other questions."""
+    suite = Suite()
+    found = suite.judge(shuffled(suite.averaged, 0), say, resamples=500, splits=3)
+    gap = percent(found.contenders[0].figures["gap"])
+    return f"With the labels of other questions the router closes {gap} of the gap (three splits, 500 resamples).\n"
+
+
+def families(say: Say) -> str:
+    """Each family held out."""
+    suite = Suite()
+    held = hold_out(suite.averaged, options=PLAIN, vectors=suite.vectors, say=say)
+    rows = "\n".join(f"| {one.tag} | {points(one.ahead)} | {one.default:.0%} |" for one in held)
+    return (
+        "The same for a family that the router never saw, with the share of its questions that got the best single"
+        f" arm:\n\n| family | router ahead | best single arm |\n|---|---|---|\n{rows}\n"
+    )
+
+
+def known_oracle(say: Say) -> str:
     """A world whose oracle is known."""
     seen, truth = made_world(2400, 0)
     found = evaluate(
@@ -141,32 +170,31 @@ def known_oracle(say: Callable[[str], None]) -> str:
         yardstick=truth,
         options=TrainOptions(use_tags=False, embedder="none"),
         splits=3,
-        say=lambda text: say(f"made world: {text}"),
+        resamples=500,
+        say=say,
     )
     return (
         "### A world whose oracle is known\n\n2,400 questions of four kinds and three levels, three arms, one run each;"
-        f" the chances are known, so the oracle has no luck.\n\n{table(found)}\n"
+        f" the chances are known, so the oracle has no luck. Three splits, 500 resamples.\n\n{table(found)}\n"
     )
 
 
-def mmlu(path: Path | None, say: Callable[[str], None]) -> str:
+def mmlu(say: Say, path: Path) -> str:
     """RouteLLM's matrix."""
-    head = "### MMLU: Mixtral-8x7B and GPT-4\n\n"
-    if path is None:
-        return head + "Not measured: name the matrix by `--mmlu FILE`.\n"
     costs = {"mixtral-8x7b": 0.0, "gpt-4-1106": 1.0}
     seen = read_outcomes(path, fields={"tag": "task"}, costs=costs, unit="calls")
     vectors = embed(open_named("wordllama"), seen.texts)
-    found = evaluate(seen, options=PLAIN, vectors=vectors, say=lambda text: say(f"MMLU: {text}"))
+    found = evaluate(seen, options=PLAIN, vectors=vectors, say=say)
     own = two_arms(seen, vectors, say)
     return (
-        f"{head}{found.questions:,} questions, the weak model free and the strong one a call; areas over the share of"
+        f"### MMLU: Mixtral-8x7B and GPT-4\n\n{found.questions:,} questions, the weak"
+        " model free and the strong one a call; areas over the share of"
         f" strong calls.\n\n{table(found)}\nBy the share of strong calls, ours, and RouteLLM's definitions beside"
         f" them:\n\n{own}\n"
     )
 
 
-def two_arms(seen: Outcomes, vectors: np.ndarray, say: Callable[[str], None]) -> str:
+def two_arms(seen: Outcomes, vectors: np.ndarray, say: Say) -> str:
     """APGR and CPT of router, neighbours and linear model over five splits, with intervals."""
     named = {ROUTER: None, KNN: ("neighbours",), LINEAR: ("linear",)}
     drawn: dict[str, list[np.ndarray]] = {name: [] for name in named}
@@ -207,9 +235,12 @@ def _three(values: np.ndarray, form: str = ".3f") -> str:
     return f"{values[0]:{form}} ({low:{form}} to {high:{form}})"
 
 
-def speed(training: Training, seen: Outcomes) -> str:
+def speed(say: Say) -> str:
     """What a decision takes on one core."""
-    router, policy = training.router(), Policy(lam=1e-4)
+    suite = Suite()
+    seen = suite.averaged
+    say("training")
+    router, policy = Training(seen, seen.split(0), PLAIN, vectors=suite.vectors).router(), Policy(lam=1e-4)
     texts = seen.texts[:300]
     router.decide(texts[0], policy)
     whole, apart = [], []
@@ -262,27 +293,51 @@ def picture(found: Report) -> str:
     )
 
 
+SECTIONS: dict[str, Callable[[Say], str]] = {
+    "pocket": pocket,
+    "families": families,
+    "one-run": one_run,
+    "no-signal": no_signal,
+    "made-world": known_oracle,
+    "speed": speed,
+}
+
+
+def kept(name: str, make: Callable[[], str]) -> str:
+    """A section's text: what was measured before it was broken off, or measured now."""
+    path = FOLDER / f"bench-routing-{name}.md"
+    if not path.exists():
+        path.write_text(make(), encoding="utf-8")
+    return path.read_text(encoding="utf-8")
+
+
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--mmlu", type=Path, help="RouteLLM's outcomes on MMLU: task, query, and a column per model")
-    parser.add_argument("--card", action="store_true", help="write the page's tables and picture")
+    parser.add_argument("--only", choices=[*SECTIONS, "mmlu"], help="measure one section and keep it")
+    parser.add_argument("--fresh", action="store_true", help="measure again what was kept")
+    parser.add_argument("--card", action="store_true", help="write the page's tables")
     arguments = parser.parse_args()
-    command = command_of("bench-routing")
+    makers: dict[str, Callable[[Say], str]] = dict(SECTIONS)
     if arguments.mmlu is not None:
-        command = command.replace(str(arguments.mmlu), "FILE")
+        makers["mmlu"] = lambda say: mmlu(say, arguments.mmlu)
+    if arguments.fresh:
+        for name in [arguments.only] if arguments.only else makers:
+            (FOLDER / f"bench-routing-{name}.md").unlink(missing_ok=True)
+    sections = []
     with Console(stderr=True).status("reading") as status:
-        suite, found, training, seen = pocket(status.update)
-        text = (
-            f"Measured {datetime.now(UTC):%Y-%m-%d} by `{command}`; five splits by group unless said otherwise, paired"
-            " bootstrap over groups with 2,000 resamples, 95% intervals in brackets.\n\n"
-            + suite
-            + known_oracle(status.update)
-            + speed(training, seen)
-            + mmlu(arguments.mmlu, status.update)
-        )
-    show(text, CARD if arguments.card else None, __file__)
-    if arguments.card:
-        PICTURE.write_text(picture(found), encoding="utf-8")
+        for name, make in makers.items():
+            if arguments.only in (None, name):
+                said = lambda text, name=name: status.update(f"{name}: {text}")  # noqa: E731
+                sections.append(kept(name, lambda make=make, said=said: make(said)))
+    if arguments.mmlu is None and arguments.only is None:
+        sections.append("### MMLU: Mixtral-8x7B and GPT-4\n\nNot measured: name the matrix by `--mmlu FILE`.\n")
+    command = command_of("bench-routing").replace(str(arguments.mmlu), "FILE")
+    head = (
+        f"Measured {datetime.now(UTC):%Y-%m-%d} by `{command}`; five splits by group and 2,000 paired resamples of the"
+        " groups unless said otherwise, 95% intervals in brackets.\n\n"
+    )
+    show(head + "\n".join(sections), CARD if arguments.card else None, __file__)
 
 
 if __name__ == "__main__":

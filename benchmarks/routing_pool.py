@@ -2,7 +2,7 @@
 
 Every item of the search's reference set gets `DRAWS` answers of each model, each with its log-probability and the large
 model's grade, apart from the draws of the search's pool. A run of an arm is some of these draws in some order, voted
-on as `vote` does (a test of one against the nodes stands at the end of the making), so that many runs of many arms cost
+on as `vote` does, so that many runs of many arms cost
 nothing more.
 
 The arms are those on the upper hull of a study's front (every point of `search_space.yaml` on the 240 items of its dev

@@ -214,7 +214,13 @@ async def _evaluate(pipeline: Pipeline, asked: _Asked, data: DataSet, store: Sto
         transient=True,
         disable=not progress,
     ) as bar:
-        on_item = _counting(bar.update, bar.add_task("", total=len(asked.items), right="-"))
+        counted = _counting(bar.update, bar.add_task("", total=len(asked.items), right="-"))
+        keep = _keeping(store, pipeline.spec.hash, asked)
+
+        def on_item(result: ItemResult) -> None:
+            keep(result)
+            counted(result)
+
         try:
             return await run_over(
                 pipeline,
@@ -241,6 +247,33 @@ def _counting(update: Callable[..., None], task: object) -> Callable[[ItemResult
         update(task, advance=1, right=f"{sum(scores) / len(scores):.0%}")
 
     return on_item
+
+
+def _keeping(store: Store, pipeline: str, asked: _Asked) -> Callable[[ItemResult], None]:
+    """Keeps every result among the scored runs, from which a router can learn.
+
+    They are never read back by an evaluation: another one under the same stream runs again, and replaces them.
+    """
+    from inferloom.store import EvaluationRow
+
+    def keep(result: ItemResult) -> None:
+        if result.run:
+            row = EvaluationRow(
+                study=f"eval {pipeline[:12]} {asked.stream}",
+                trial=0,
+                split=asked.split,
+                item=result.item,
+                pipeline=pipeline,
+                run=result.run,
+                score=result.score,
+                answer=result.answer,
+                nominal=result.nominal,
+                stopped=result.stopped,
+                created=time.time(),
+            )
+            store.submit(row)
+
+    return keep
 
 
 def _document(pipeline: str, data: str, split: str, done: Evaluation, touches: int) -> dict[str, object]:

@@ -387,7 +387,8 @@ def _outcomes(
     if file is not None:
         from inferloom.routing.exchange import read_outcomes
 
-        return read_outcomes(file, fields=_pairs(fields, "--field"), arms=arms or (), costs=_costs(costs), unit=unit)
+        found = read_outcomes(file, fields=_pairs(fields, "--field"), costs=_costs(costs), unit=unit)
+        return found.take_arms([found.arm(name) for name in arms]) if arms else found
     if fields or costs:
         raise SpecError("`--field` and `--cost` go with `--data FILE`", where="router")
     from inferloom.routing.history import outcomes_of

@@ -33,7 +33,7 @@ Array = NDArray[np.float64]
 Places = NDArray[np.intp]
 POINTS = 41
 """Prices of a sweep."""
-GRID = 201
+GRID = 101
 """Points of an area."""
 WIDE = 4.0
 """Ratio of the best arm's cost to the cheapest's from which areas are taken over the logarithm of cost."""

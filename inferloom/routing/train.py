@@ -38,8 +38,9 @@ RIDGES = (3.0, 30.0, 300.0)
 PULLS = (2.0, 10.0)
 MOST_REMEMBERED, MEMORY_BYTES = 3500, 450_000
 """Training questions that a router remembers: at most so many, and so many bytes."""
-FAMILIAR = 1.5
-"""A question is unfamiliar beyond so many times the distance within which 99 of 100 calibration questions are."""
+
+FAMILIAR = 0.99
+"""Of calibration questions, that are near enough to the remembered ones; what is farther is unfamiliar."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -101,7 +102,7 @@ class Training:
         near = Neighbours(self.arrays, self.k, self.columns)
         distances = near.distances(self.held_x)
         near_by = near.nearest(self.held_x, distances, len(self.featurizer.tags))
-        far = FAMILIAR * float(np.quantile(near_by, 0.99))
+        far = float(np.quantile(near_by, FAMILIAR))
         self.arrays["near.limit"] = np.array([max(far, 1e-3)], np.float32)
         self.chances = {
             "neighbours": near.chances(distances),
