@@ -14,7 +14,7 @@ from numpy.typing import NDArray
 
 from inferloom.routing.metrics import greedy
 from inferloom.routing.outcomes import Outcomes
-from inferloom.routing.policy import Policy, choose
+from inferloom.routing.policy import Policy, choose, default_arm
 from inferloom.routing.router import Prediction, Router
 
 Array = NDArray[np.float64]
@@ -54,10 +54,13 @@ def of_router(name: str, router: Router, prediction: Prediction, *, guarded: boo
 
 def best_single(train: Outcomes, test: int) -> Contender:
     """At every price the fixed arm that is worth most on the training questions."""
-    quality, cost = np.nanmean(train.quality, axis=0), np.nanmean(train.cost, axis=0)
+    # In the precision of a router's own means, so that a tie of two arms falls the same way in both.
+    quality = np.nanmean(train.quality, axis=0).astype(np.float32)
+    cost = np.nanmean(train.cost, axis=0).astype(np.float32).astype(float)
+    allowed = np.ones(len(train.arms), dtype=bool)
 
     def pick(price: float) -> Places:
-        return np.full(test, int((quality - price * cost).argmax()), dtype=np.intp)
+        return np.full(test, default_arm(Policy(lam=price), train.arms, quality, cost, allowed), dtype=np.intp)
 
     return Contender(BEST_SINGLE, pick)
 

@@ -91,20 +91,6 @@ class Neighbours:
         made = np.einsum("nw,nw->n", own, own)[:, None] - 2 * own @ self.x.T + self.squares
         return np.asarray(np.maximum(made, 0), dtype=np.float32)
 
-    def nearest(self, x: Array, distances: Array, tags: int) -> Array:
-        """The distance to the nearest remembered question, (N), with the last `tags` features left out.
-
-        A question without a tag is not far from those with one.
-        """
-        told = self.x.shape[1] - (x.shape[1] - tags)
-        if told > 0:
-            own, theirs = x[:, self.columns - told : self.columns], self.x[:, -told:]
-            apart = (
-                np.einsum("nt,nt->n", own, own)[:, None] - 2 * own @ theirs.T + np.einsum("rt,rt->r", theirs, theirs)
-            )
-            distances = np.asarray(np.maximum(distances - apart, 0), np.float32)
-        return np.asarray(np.sqrt(distances.min(axis=1)), np.float32)
-
     def chances(self, distances: Array) -> Array:
         """The mean over the nearest, (M, N, A)."""
         members, count = len(self.times), len(distances)

@@ -20,6 +20,7 @@ from inferloom.core.digest import digest
 from inferloom.core.errors import DataError, SetupError, UnknownNameError
 from inferloom.core.types import Json
 from inferloom.routing.features import Featurizer, Matrix
+from inferloom.routing.guard import Guard
 from inferloom.routing.model import (
     Arrays,
     Neighbours,
@@ -35,7 +36,8 @@ from inferloom.routing.outcomes import ArmInfo, arm_index
 if TYPE_CHECKING:
     from inferloom.routing.policy import Decision, Policy
 
-FORMAT = 1
+FORMAT = 2
+"""Of the manifest; 1 was without `guard`."""
 MOST_BYTES = 1_000_000
 """Of weights."""
 PARTS = ("network", "neighbours", "linear")
@@ -56,7 +58,7 @@ class Prediction:
     unfamiliar: NDArray[np.bool_]
     """(N): whether no training question is near; nothing is known then."""
     distance: Matrix
-    """(N): to the nearest training question, as a multiple of what counts as near."""
+    """(N): to the nearest training questions, as a multiple of what counts as near."""
     members: Matrix
     """(M, N, A): the quality by each bootstrap sample."""
 
@@ -104,7 +106,10 @@ class Manifest:
         """
         if not isinstance(data, dict) or data.get("format") != FORMAT:
             got = data.get("format") if isinstance(data, dict) else None
-            raise DataError(f"the manifest's format is {got!r}; this version reads {FORMAT}", where=where)
+            raise DataError(
+                f"the manifest's format is {got!r}; this version reads {FORMAT}; train or export the router again",
+                where=where,
+            )
         values: dict[str, object] = {key: value for key, value in data.items() if key != "format"}
         try:
             arms = tuple(ArmInfo(**arm) for arm in cast("list[dict[str, str]]", values["arms"]))  # type: ignore[arg-type] # checked by the fields' use
@@ -138,6 +143,11 @@ class Router:
     def neighbours(self) -> Neighbours:
         """The remembered questions."""
         return Neighbours(self.arrays, self.manifest.k, self.manifest.columns)
+
+    @cached_property
+    def guard(self) -> Guard:
+        """What knows unfamiliar questions."""
+        return Guard(self.arrays)
 
     def predict(
         self,
@@ -173,13 +183,13 @@ class Router:
         members = sigmoid(arrays["platt.a"] * logit(chances) + arrays["platt.b"])
         spread = members.std(axis=0) if len(members) > 1 else np.broadcast_to(arrays["spread"], members.shape[1:])
         relative = np.zeros(members.shape[1:], np.float32) if u is None else network_log_cost(arrays, u)
-        nearest = self.neighbours.nearest(x, distances, len(manifest.tags)) / arrays["near.limit"][0]
+        nearest = self.guard.distance(x)
         return Prediction(
             quality=members.mean(axis=0),
             spread=np.asarray(spread, dtype=np.float32),
             cost=np.asarray(arrays["cost.scale"] * np.exp(np.clip(relative, -4, 4)), dtype=np.float32),
             unfamiliar=nearest > 1,
-            distance=nearest.astype(np.float32),
+            distance=nearest,
             members=members,
         )
 

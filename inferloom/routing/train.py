@@ -17,6 +17,7 @@ from numpy.typing import NDArray
 from inferloom.routing.arms import CLUSTERS, arm_features, base_log_odds
 from inferloom.routing.features import Featurizer, Matrix
 from inferloom.routing.fitting import clusters, log_loss, logistic, platt
+from inferloom.routing.guard import fit_guard
 from inferloom.routing.model import (
     Neighbours,
     hidden,
@@ -38,9 +39,6 @@ RIDGES = (3.0, 30.0, 300.0)
 PULLS = (2.0, 10.0)
 MOST_REMEMBERED, MEMORY_BYTES = 3500, 450_000
 """Training questions that a router remembers: at most so many, and so many bytes."""
-
-FAMILIAR = 0.99
-"""Of calibration questions, that are near enough to the remembered ones; what is farther is unfamiliar."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -101,9 +99,8 @@ class Training:
             fit_network(self.arrays, x, self.train, self.held_x, self.held, times, how)
         near = Neighbours(self.arrays, self.k, self.columns)
         distances = near.distances(self.held_x)
-        near_by = near.nearest(self.held_x, distances, len(self.featurizer.tags))
-        far = float(np.quantile(near_by, FAMILIAR))
-        self.arrays["near.limit"] = np.array([max(far, 1e-3)], np.float32)
+        say("guard")
+        self.arrays |= fit_guard(self.arrays, x, self.train, self.held_x, len(self.featurizer.tags), how.seed)
         self.chances = {
             "neighbours": near.chances(distances),
             "linear": sigmoid(linear_logits(self.arrays, self.held_x)),

@@ -61,7 +61,8 @@ def test_an_artifact_comes_back_as_it_was(router: Router, tmp_path: Path) -> Non
     ("name", "change", "told"),
     [
         ("manifest.json", lambda old: old[:-40], "not valid JSON"),
-        ("manifest.json", lambda old: old.replace(b'"format": 1', b'"format": 9'), "format is 9"),
+        ("manifest.json", lambda old: old.replace(b'"format": 2', b'"format": 9'), "format is 9"),
+        ("manifest.json", lambda old: old.replace(b'"format": 2', b'"format": 1'), "format is 1; .* train or export"),
         ("manifest.json", lambda old: b"[]", "must be a JSON object"),
         ("manifest.json", lambda old: old.replace(b'"unit"', b'"unti"'), "damaged"),
         ("weights.safetensors", lambda old: old[:-1], "not those of the manifest"),
