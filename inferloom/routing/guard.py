@@ -20,8 +20,10 @@ from numpy.typing import NDArray
 
 from inferloom.routing.features import Matrix
 from inferloom.routing.fitting import clusters, nearest_centre
+from inferloom.routing.metrics import three_prices
 from inferloom.routing.model import STEPS, Arrays, Neighbours, remember
 from inferloom.routing.outcomes import Outcomes
+from inferloom.routing.policy import Policy
 
 NEAREST = 5
 """Questions whose mean distance counts."""
@@ -34,11 +36,9 @@ LEFT_OUT = 8
 FAMILIAR = (0.95, 0.99)
 """Of the calibration questions, that are near enough: at least and at most."""
 LOSS = 0.01
-"""Of worth, that a cluster left out may lose against the best single arm, beyond one standard error."""
+"""Of worth, that a cluster left out may lose against the best single arm, beyond two standard errors."""
 MOST_ROWS = 2000
 """Training questions from which the limit is learned."""
-PRICES = (0.25, 1.0, 4.0)
-"""At which it must hold, as multiples of the slope from the cheapest to the best arm."""
 _NEIGHBOURS, _PULL, _RIDGE = 20, 5.0, 30.0
 """Of the light predictors."""
 _BLOCK = 512
@@ -98,12 +98,12 @@ class LeftOut:
     """(N, prices): worth of the arm taken less that of the best single arm; nan where one of them was not run."""
 
     def loss(self, share: float) -> float:
-        """The largest at any price, less one standard error, where farther questions get the best single arm."""
+        """The largest at any price, less two standard errors, where farther questions get the best single arm."""
         kept = np.where((self.distance <= share)[:, None], self.gain, 0.0)
         kept = kept[~np.isnan(self.gain).any(axis=1)]
         if len(kept) < 2:
             return 0.0
-        return float((-kept.mean(axis=0) - kept.std(axis=0, ddof=1) / np.sqrt(len(kept))).max())
+        return float((-kept.mean(axis=0) - 2 * kept.std(axis=0, ddof=1) / np.sqrt(len(kept))).max())
 
 
 def _learned(x: Matrix, train: Outcomes, seed: int) -> float:
@@ -134,29 +134,27 @@ def left_out(x: Matrix, train: Outcomes, out: NDArray[np.bool_], seed: int) -> L
     held = train.take(np.flatnonzero(out))
     place = np.arange(len(own))
     gains = []
-    for price in _prices(quality, cost):
+    for price in three_prices(quality, cost):
         best = int((quality - price * cost).argmax())
-        taken = (expected - price * cost).argmax(axis=1)
+        utility = expected.mean(axis=0) - price * cost
+        taken = utility.argmax(axis=1)
+        error = (expected - expected[:, :, [best]]).std(axis=0, ddof=1)[place, taken]
+        short = utility[place, taken] - utility[:, best] <= Policy().margin * error
+        taken = np.where(short, best, taken)
         value = held.quality - price * held.cost
         gains.append(value[place, taken] - value[:, best])
     return LeftOut(_to_nearest(here, there, squares) / max(far, 1e-6), np.stack(gains, axis=1))
 
 
 def _expected(rest: Matrix, others: Outcomes, quality: NDArray[np.floating], own: Matrix) -> NDArray[np.floating]:
-    """By the nearest questions and a ridge regression alike, (N, A)."""
+    """By the nearest questions and by a ridge regression, (2, N, A)."""
     near = Neighbours(
         remember(rest, others.quality, np.ones((1, len(rest)), np.int64), _PULL), _NEIGHBOURS, rest.shape[1]
     )
     target = np.where(others.observed, others.quality, quality) - quality
     curve = rest.T @ rest + _RIDGE * np.eye(rest.shape[1])
     line = quality + own @ np.linalg.solve(curve, rest.T @ target)
-    return np.asarray((near.chances(near.distances(own))[0] + np.clip(line, 0, 1)) / 2)
-
-
-def _prices(quality: NDArray[np.floating], cost: NDArray[np.floating]) -> list[float]:
-    best, cheap = int(quality.argmax()), int(cost.argmin())
-    slope = max(float(quality[best] - quality[cheap]), 1e-3) / max(float(cost[best] - cost[cheap]), 1e-12)
-    return [slope * step for step in PRICES]
+    return np.stack([near.chances(near.distances(own))[0], np.clip(line, 0, 1)])
 
 
 def _to_nearest(own: Matrix, rows: Matrix, squares: Matrix, *, itself: bool = False) -> Matrix:

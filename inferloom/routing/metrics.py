@@ -37,6 +37,8 @@ GRID = 101
 """Points of an area."""
 WIDE = 4.0
 """Ratio of the best arm's cost to the cheapest's from which areas are taken over the logarithm of cost."""
+STEPS = (0.25, 1.0, 4.0)
+"""Of `three_prices`; 1 weighs the cheapest and the best arm alike."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -58,6 +60,13 @@ def prices(quality: Array, cost: Array, points: int = POINTS) -> Array:
         return np.zeros(1)
     steepest = 1 / max(float(np.min(np.diff(np.unique(mean_cost)))), spread * 1e-3)
     return np.append(np.geomspace(3 * steepest, 1e-3 / spread, points - 1), 0.0)
+
+
+def three_prices(mean_quality: Array, mean_cost: Array) -> tuple[float, ...]:
+    """A low, a middle and a high price: multiples of the slope from the cheapest to the best arm."""
+    best, cheap = int(mean_quality.argmax()), int(mean_cost.argmin())
+    gain, more = float(mean_quality[best] - mean_quality[cheap]), float(mean_cost[best] - mean_cost[cheap])
+    return tuple(max(gain, 1e-3) / max(more, 1e-12) * step for step in STEPS)
 
 
 def sweep(choose: Callable[[float], Places], quality: Array, cost: Array, at: Array) -> Sweep:

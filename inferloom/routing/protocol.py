@@ -34,6 +34,7 @@ from inferloom.routing.metrics import (
     group_weights,
     prices,
     sweep,
+    three_prices,
     worth,
 )
 from inferloom.routing.outcomes import Outcomes, Split
@@ -50,8 +51,6 @@ ORACLE = "oracle"
 FIGURES = ("gap", "halves", "auc", "parity", "equal", "worth low", "worth middle", "worth high")
 """Gap closed; the same against the oracle of the halves; mean quality over the costs; the share of the best arm's cost
 at which it is matched; quality at its cost, less its quality; quality - price x cost at three prices."""
-STEPS = (0.25, 1.0, 4.0)
-"""The three prices, as multiples of the slope from the cheapest to the best arm."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -213,9 +212,7 @@ class _Judged:
         self.prediction = self.router.predict_features(x)
         mean_q, mean_c = np.nanmean(train.quality, axis=0), np.nanmean(train.cost, axis=0)
         self.at = prices(train.quality, train.cost)
-        best, cheap = int(mean_q.argmax()), int(mean_c.argmin())
-        slope = max(float(mean_q[best] - mean_q[cheap]), 1e-3) / max(float(mean_c[best] - mean_c[cheap]), 1e-12)
-        self.three = tuple(slope * step for step in STEPS)
+        self.three = three_prices(mean_q, mean_c)
         self.contenders = [
             baselines.of_router(ROUTER, self.router, self.prediction, guarded=True),
             *(_alone(training, name, part, x) for name, part in ((KNN, "neighbours"), (LINEAR, "linear"))),
