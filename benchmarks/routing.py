@@ -189,7 +189,8 @@ def mmlu(say: Say, path: Path) -> str:
     return (
         f"### MMLU: Mixtral-8x7B and GPT-4\n\n{found.questions:,} questions, the weak"
         " model free and the strong one a call; areas over the share of"
-        f" strong calls.\n\n{table(found)}\nBy the share of strong calls (200 resamples), ours, and RouteLLM's definitions beside"
+        f" strong calls.\n\n{table(found)}\nBy the share of strong calls (200 resamples), ours, and RouteLLM's"
+        " definitions beside"
         f" them:\n\n{own}\n"
     )
 
