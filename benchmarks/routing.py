@@ -125,7 +125,7 @@ Learned from the means of all runs of the training questions:
 ![Mean score over mean cost of router, tuned kNN, best single arm and oracle](routing.svg)
 
 Calibration error of the chosen arm: {100 * calibration.chosen.mean:.1f} points
-({100 * calibration.chosen.low:.1f} to {100 * calibration.chosen.high:.1f}); of all cells
+({100 * calibration.chosen.low:.1f} to {100 * calibration.chosen.high:.1f}, 200 resamples); of all cells
 {100 * calibration.ece:.1f}, Brier {calibration.brier:.3f}. At the middle price the router takes {share}.
 
 What it is worth beyond the best single arm at the middle price, in points, by family:
@@ -189,7 +189,8 @@ def mmlu(say: Say, path: Path) -> str:
     return (
         f"### MMLU: Mixtral-8x7B and GPT-4\n\n{found.questions:,} questions, the weak"
         " model free and the strong one a call; areas over the share of"
-        f" strong calls.\n\n{table(found)}\nBy the share of strong calls, ours, and RouteLLM's definitions beside"
+        f" strong calls.\n\n{table(found)}\nBy the share of strong calls (200 resamples), ours, and RouteLLM's"
+        " definitions beside"
         f" them:\n\n{own}\n"
     )
 

@@ -32,7 +32,7 @@ def test_it_is_a_field_of_other_models_too() -> None:
 
 
 def test_concurrency_defaults_to_what_the_scheme_can_batch() -> None:
-    assert [ModelSpec.parse(f"{scheme}:x").concurrency for scheme in SCHEMES] == [8, 256, 256, 64, 256]
+    assert [ModelSpec.parse(f"{scheme}:x").concurrency for scheme in SCHEMES] == [8, 8, 256, 256, 64, 256]
     assert ModelSpec.parse({"model": "pocket:small", "concurrency": 2}).concurrency == 2
 
 
