@@ -342,12 +342,7 @@ class RunClient:
 
     async def _draw(self, asked: _Asked) -> list[Completion]:
         """The completions of a request: from the bank, from calls in flight, and from calls of its own."""
-        store = self.gateway.store
-        found = {} if self.fresh else await store.banked(asked.address, asked.indices)
-        if asked.on_token is not None:
-            for position, index in enumerate(asked.indices):
-                if index in found:
-                    asked.on_token(position, found[index].text)
+        found: dict[int, Completion] = {}
         while missing := [index for index in asked.indices if index not in found]:
             flights = asked.model.traffic.flights
             joined = {index: flights[key] for index in missing if (key := (asked.address.key, index)) in flights}
@@ -357,25 +352,26 @@ class RunClient:
             if joined:
                 await asyncio.wait(joined.values())
                 # A flight that failed may have left some of its completions in the bank.
-                found |= await store.banked(asked.address, list(joined))
+                found |= await self.gateway.store.banked(asked.address, list(joined))
         return [found[index] for index in asked.indices]
 
     async def _fly(self, asked: _Asked, indices: Sequence[int]) -> dict[int, Completion]:
-        """Make completions by calls of our own, which identical requests meanwhile join."""
+        """Completions from the bank, the others by calls of our own; identical requests meanwhile join them.
+
+        The bank is searched under our own flight: where that takes its time (a server's database), a call of somebody
+        else that ended in between would be neither seen in the bank nor in the air, and made again.
+        """
         flights = asked.model.traffic.flights
         loop = asyncio.get_running_loop()
         own = {index: loop.create_future() for index in indices}
         flights.update({(asked.address.key, index): flight for index, flight in own.items()})
         try:
-            if asked.model.backend.capabilities.n or len(indices) == 1:
-                made = await self._traced(asked, indices)
-            else:
-                calls = (self._traced(asked, [index]) for index in indices)
-                made = {}
-                for part in await asyncio.gather(*calls, return_exceptions=True):
-                    if isinstance(part, BaseException):
-                        raise part
-                    made |= part
+            made = {} if self.fresh else await self.gateway.store.banked(asked.address, indices)
+            if asked.on_token is not None:
+                for index, completion in made.items():
+                    asked.on_token(index - asked.indices[0], completion.text)
+            if missing := [index for index in indices if index not in made]:
+                made |= await self._made(asked, missing)
             for index, completion in made.items():
                 own[index].set_result(completion)
             return made
@@ -384,6 +380,18 @@ class RunClient:
                 flights.pop((asked.address.key, index), None)
                 if not flight.done():
                     flight.cancel()
+
+    async def _made(self, asked: _Asked, indices: Sequence[int]) -> dict[int, Completion]:
+        """Completions by one call, or by one for each where the backend takes no `n`."""
+        if asked.model.backend.capabilities.n or len(indices) == 1:
+            return await self._traced(asked, indices)
+        calls = (self._traced(asked, [index]) for index in indices)
+        made: dict[int, Completion] = {}
+        for part in await asyncio.gather(*calls, return_exceptions=True):
+            if isinstance(part, BaseException):
+                raise part
+            made |= part
+        return made
 
     async def _traced(self, asked: _Asked, indices: Sequence[int]) -> dict[int, Completion]:
         """`_call`, in a span of its own where tracing is on."""

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 
 import pytest
 
@@ -22,7 +22,7 @@ from inferloom.models.budget import Budget
 from inferloom.models.client import Gateway, OpenModel, RunClient
 from inferloom.models.scripted import ALL, Reply, ScriptedBackend
 from inferloom.models.spec import ModelSpec
-from inferloom.store import Store
+from inferloom.store import Address, Store
 
 SINGLE = Capabilities(logprobs=True, prefix=True, seed=True, structured=True)
 
@@ -164,6 +164,26 @@ async def test_an_identical_call_in_flight_is_joined(store: Store) -> None:
     assert all(run.nominal["m"].calls == 4 for run in runs)
     for run in runs:
         assert_ledger_agrees(store, run)
+
+
+async def test_a_call_that_ends_while_a_slow_database_is_read_is_not_made_again(
+    store: Store, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    at_once = store.banked
+
+    async def slowly(address: Address, indices: Sequence[int]) -> dict[int, Completion]:
+        found = await at_once(address, indices)
+        await asyncio.sleep(0.05)
+        return found
+
+    monkeypatch.setattr(store, "banked", slowly)
+    bench = Bench(store, latency=0.01)
+    first, second = await bench.run(), await bench.run()
+    flying = asyncio.create_task(first.generate("m", ask(n=3), path="a"))
+    # The second looks before the first's call has ended, and hears of nothing until after that.
+    await asyncio.sleep(0.03)
+    assert texts(await second.generate("m", ask(n=3), path="a")) == texts(await flying)
+    assert bench.drawn() == 3
 
 
 async def test_whoever_joined_a_call_that_is_cancelled_makes_its_own(store: Store) -> None:
