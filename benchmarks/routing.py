@@ -263,7 +263,7 @@ def speed(say: Say) -> str:
 
 def picture(found: Report) -> str:
     """Score over cost, as SVG."""
-    costs = np.array([cost for _, cost, _ in found.arms])
+    costs = np.array([cost for cost, _ in found.arms_tested])
     low, high = np.log(costs.min()), np.log(costs.max())
     scores = [q for points_ in found.curves.values() for _, q in points_]
     bottom, top = min(scores) - 0.02, max(scores) + 0.02
@@ -278,7 +278,7 @@ def picture(found: Report) -> str:
         path = " ".join(at(*point) for point in sorted(found.curves[name]))
         lines.append(f'<polyline points="{path}" fill="none" stroke="{colour}" stroke-width="2"/>')
         lines.append(f'<text x="460" y="{250 + 18 * place}" fill="{colour}">{name}</text>')
-    for _, cost, quality in found.arms:
+    for cost, quality in found.arms_tested:
         x, y = at(cost, quality).split(",")
         lines.append(f'<circle cx="{x}" cy="{y}" r="3" fill="#111111"/>')
         lines.append(f'<text x="{x}" y="338" text-anchor="middle" font-size="10">{cost:,.0f}</text>')

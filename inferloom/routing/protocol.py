@@ -91,9 +91,11 @@ class Report:
     blends: tuple[tuple[float, float, float], ...]
     """By split: the weights of `router.PARTS`."""
     curves: dict[str, tuple[tuple[float, float], ...]]
-    """By contender: (mean cost, mean quality) along the sweep, of the first split."""
+    """By contender: (mean cost, mean quality) along the sweep of prices, each the mean over the splits."""
     arms: tuple[tuple[str, float, float], ...]
     """(label, mean cost, mean quality) of the arms, on all questions."""
+    arms_tested: tuple[tuple[float, float], ...]
+    """(mean cost, mean quality) of the arms on the test questions, the mean over the splits: what `curves` go with."""
 
     def to_json(self) -> dict[str, Json]:
         """The report as plain JSON; what has no value is null."""
@@ -286,12 +288,13 @@ def _report(
     parts: Sequence[_Judged],
     weights: NDArray[np.int64],
 ) -> Report:
-    first = parts[0]
     curves = {}
-    for one in first.contenders:
-        made = sweep(one.choose, first.test.quality, first.test.cost, first.at)
-        points = zip(made.cost.mean(axis=1).tolist(), made.quality.mean(axis=1).tolist(), strict=True)
-        curves[one.name] = tuple(points)
+    for place, one in enumerate(parts[0].contenders):
+        made = [sweep(part.contenders[place].choose, part.test.quality, part.test.cost, part.at) for part in parts]
+        cost = np.mean([each.cost.mean(axis=1) for each in made], axis=0)
+        quality = np.mean([each.quality.mean(axis=1) for each in made], axis=0)
+        curves[one.name] = tuple(zip(cost.tolist(), quality.tolist(), strict=True))
+    tested = [(np.nanmean(part.test.cost, axis=0), np.nanmean(part.test.quality, axis=0)) for part in parts]
     chosen = np.concatenate([part.contenders[0].choose(part.three[1]) for part in parts])
     return Report(
         questions=len(outcomes),
@@ -306,6 +309,7 @@ def _report(
             (arm.label, float(np.nanmean(measured.cost[:, place])), float(np.nanmean(measured.quality[:, place])))
             for place, arm in enumerate(outcomes.arms)
         ),
+        arms_tested=tuple(zip(*(np.mean(each, axis=0).tolist() for each in zip(*tested, strict=True)), strict=True)),
     )
 
 
