@@ -32,7 +32,7 @@ def test_a_difference_turned_round_changes_its_sign(pairs: list[tuple[float, flo
     assert there.mean == pytest.approx(-back.mean)
     assert there.low <= there.mean + 1e-12
     assert there.high >= there.mean - 1e-12
-    # The two are drawn separately, so that their bounds agree up to the noise of resampling. The mean of few items takes
+    # The two are drawn separately, so that their bounds agree up to the noise of resampling. The mean of few items has
     # few values, and noise moves a bound to the next of them, one item's difference away.
     apart = [one - other for one, other in pairs]
     one_item = (max(apart) - min(apart)) / len(pairs)
