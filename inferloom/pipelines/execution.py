@@ -13,7 +13,7 @@ from dataclasses import dataclass, field
 from random import Random
 from typing import TYPE_CHECKING
 
-from inferloom.core.answers import split_reasoning, votes_of
+from inferloom.core.answers import votes_of
 from inferloom.core.digest import digest
 from inferloom.core.errors import BudgetExceededError
 from inferloom.core.memory import Memory
@@ -21,6 +21,7 @@ from inferloom.core.protocols import Oracle, Prompts, Sandbox
 from inferloom.core.types import Candidate, Choice, Completion, Json, NodeOutput, NodeState, Request, Usage, total
 from inferloom.models import telemetry
 from inferloom.models.client import RunClient
+from inferloom.pipelines.live_text import LiveText
 from inferloom.pipelines.result import EventSink, RunResult, StreamEvent
 from inferloom.pipelines.spec import PipelineSpec, StepSpec
 from inferloom.store import CandidateRow, DecisionRow, Row, StepRow
@@ -44,35 +45,26 @@ class AnswerTokens:
     def __init__(self, path: str | None, events: EventSink) -> None:
         self.path = path
         self._events = events
-        self._raw = ""
-        self._told = ""
+        self._text = LiveText()
 
     def preview(self, text: str) -> None:
         """A piece of the completion has come."""
-        self._raw += text
-        seen = self._raw
-        if "<" in seen:
-            # What may turn out to be the beginning of a tag is held back.
-            seen, _ = split_reasoning(seen)
-            last = seen.rfind("<")
-            seen = seen[:last] if last >= 0 and ">" not in seen[last:] else seen
-        self._tell(seen)
+        self._tell(self._text.hear(text))
 
     def restart(self) -> None:
         """What has come so far is void: the call failed and is made again."""
-        self._raw = ""
+        self._text.restart()
 
     def finish(self, content: str) -> None:
         """The run has ended with this answer."""
-        if content.startswith(self._told):
-            self._tell(content)
-        else:
+        rest = self._text.finish(content)
+        if rest is None:
             self._events.put_nowait(StreamEvent(kind="answer", path="", data={"text": content, "anew": True}))
+        else:
+            self._tell(rest)
 
-    def _tell(self, seen: str) -> None:
-        if len(seen) > len(self._told) and seen.startswith(self._told):
-            piece = seen[len(self._told) :]
-            self._told = seen
+    def _tell(self, piece: str) -> None:
+        if piece:
             self._events.put_nowait(StreamEvent(kind="answer", path=self.path or "", data={"text": piece}))
 
 

@@ -11,50 +11,13 @@ from collections.abc import AsyncIterator, Mapping
 from dataclasses import dataclass
 
 from inferloom.core.types import Json
+from inferloom.pipelines.live_text import LiveText
 from inferloom.pipelines.run import StreamEvent
 from inferloom.serving.desk import Desk, Document, Order
 from inferloom.serving.errors import ApiError
 
 _QUIET = 10.0
 """Seconds without an event after which a comment says that the work goes on."""
-
-
-class LiveText:
-    """The part of an answer that was sent before it was whole.
-
-    Args:
-        stops: The answer ends before the first of these; what might be the beginning of one is held back.
-    """
-
-    def __init__(self, stops: tuple[str, ...] = ()) -> None:
-        self._stops = stops
-        self._held = max((len(stop) - 1 for stop in stops), default=0)
-        self._heard = ""
-        self.sent = ""
-
-    def hear(self, text: str) -> str:
-        """More of the answer; what of it can be sent now."""
-        self._heard += text
-        ready = self._heard[: len(self._heard) - self._held]
-        if any(stop in self._heard for stop in self._stops):
-            ready = ""  # the end is near; the rest comes with the whole answer
-        return self._send(ready)
-
-    def restart(self) -> None:
-        """What was heard so far is void: the call is made again."""
-        self._heard = ""
-
-    def finish(self, whole: str) -> str | None:
-        """What is missing of the whole answer; None where something else was sent."""
-        return self._send(whole) if whole.startswith(self.sent) else None
-
-    def _send(self, ready: str) -> str:
-        """What of a text was not sent; a text that goes elsewhere is not sent, and `finish` will tell."""
-        if not ready.startswith(self.sent):
-            return ""
-        new = ready[len(self.sent) :]
-        self.sent = ready
-        return new
 
 
 @dataclass(frozen=True, slots=True)

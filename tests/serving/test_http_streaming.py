@@ -10,7 +10,7 @@ import httpx
 import openai
 import pytest
 
-from inferloom.serving.events import LiveText
+from inferloom.pipelines.live_text import LiveText
 from tests.serving.http_server import REFINED, SINGLE, VOTE, Serving, events, pipeline, serving
 from tests.support.flaky_server import Body, FlakyServer
 
@@ -171,3 +171,9 @@ def test_text_that_was_sent_is_never_taken_back() -> None:
     text.restart()
     assert text.hear("other words that are longer than what was sent") == ""
     assert text.finish("other words") is None
+
+
+def test_reasoning_is_never_sent() -> None:
+    text = LiveText(stops=("END",))
+    assert [text.hear(piece) for piece in ("<thi", "nk>END of it", "</think>", "the answer")] == ["", "", "", "the answ"]
+    assert text.finish("the answer is 5") == "er is 5"
