@@ -175,5 +175,6 @@ def test_text_that_was_sent_is_never_taken_back() -> None:
 
 def test_reasoning_is_never_sent() -> None:
     text = LiveText(stops=("END",))
-    assert [text.hear(piece) for piece in ("<thi", "nk>END of it", "</think>", "the answer")] == ["", "", "", "the answ"]
+    pieces = ("<thi", "nk>END of it", "</think>", "the answer")
+    assert [text.hear(piece) for piece in pieces] == ["", "", "", "the answ"]
     assert text.finish("the answer is 5") == "er is 5"
