@@ -17,7 +17,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from inferloom.core.digest import digest
-from inferloom.core.errors import DataError, SetupError, UnknownNameError
+from inferloom.core.errors import DataError, SetupError
 from inferloom.core.types import Json
 from inferloom.routing.features import Featurizer, Matrix
 from inferloom.routing.guard import Guard
@@ -217,25 +217,6 @@ class Router:
             UnknownNameError: There is none.
         """
         return arm_index(self.arms, name, where=f"router {self.manifest.name}")
-
-    def check_arms(self, ids: Sequence[str], *, where: str | None = None) -> None:
-        """See that a pipeline's arms are those of this router.
-
-        Raises:
-            UnknownNameError: The pipeline has an arm that the router knows nothing of.
-            DataError: The router has an arm that the pipeline lacks.
-        """
-        mine = {arm.id: arm.label for arm in self.arms}
-        for id in ids:
-            if id not in mine:
-                raise UnknownNameError(f"arm of the router `{self.manifest.name}`", id, mine, where=where)
-        lacking = [label for id, label in mine.items() if id not in ids]
-        if lacking:
-            raise DataError(
-                f"the router `{self.manifest.name}` was trained for other arms: the pipeline lacks `{lacking[0]}`"
-                f" ({len(ids)} arms here, {len(mine)} there)",
-                where=where,
-            )
 
     @cached_property
     def hash(self) -> str:

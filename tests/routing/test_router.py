@@ -9,7 +9,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from inferloom.core.errors import DataError, SetupError, UnknownNameError
+from inferloom.core.errors import DataError, SetupError
 from inferloom.routing.arms import with_arm
 from inferloom.routing.features import Featurizer, surface
 from inferloom.routing.outcomes import Outcomes, Split
@@ -94,16 +94,6 @@ def test_weights_that_lie_about_themselves_are_one_error(router: Router) -> None
     told = json.loads(manifest) | {"weights": digest(b"nonsense".hex(), 16)}
     with pytest.raises(DataError, match="weights are damaged"):
         Router.from_blob(json.dumps(told), b"nonsense")
-
-
-def test_a_router_for_other_arms_is_refused(router: Router) -> None:
-    ids = [arm.id for arm in router.arms]
-    router.check_arms(ids)
-    router.check_arms(ids[::-1])
-    with pytest.raises(UnknownNameError, match="unknown arm of the router `made`"):
-        router.check_arms([*ids, "another"])
-    with pytest.raises(DataError, match="the pipeline lacks `dear`"):
-        router.check_arms(ids[:2])
 
 
 def test_a_missing_embedder_names_its_package(seen: Outcomes, monkeypatch: pytest.MonkeyPatch) -> None:
