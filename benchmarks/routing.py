@@ -16,11 +16,13 @@ import argparse
 import time
 from collections.abc import Callable
 from datetime import UTC, datetime
+from functools import partial
 from pathlib import Path
 
 import numpy as np
 from card import DOCS, command_of, show
 from rich.console import Console
+from rich.status import Status
 from routing_arms import outcomes
 from routing_pool import arms_of, load_draws
 from search_pool import FOLDER, SPACE, items_of
@@ -312,6 +314,11 @@ def kept(name: str, make: Callable[[], str]) -> str:
     return path.read_text(encoding="utf-8")
 
 
+def _told(status: Status, name: str, text: str) -> None:
+    """How far a section is."""
+    status.update(f"{name}: {text}")
+
+
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--mmlu", type=Path, help="RouteLLM's outcomes on MMLU: task, query, and a column per model")
@@ -329,8 +336,7 @@ def main() -> None:
     with Console(stderr=True).status("reading") as status:
         for name, make in makers.items():
             if arguments.only in (None, name):
-                said = lambda text, name=name: status.update(f"{name}: {text}")  # noqa: E731
-                sections.append(kept(name, lambda make=make, said=said: make(said)))
+                sections.append(kept(name, partial(make, partial(_told, status, name))))
     if arguments.mmlu is None and arguments.only is None:
         sections.append("### MMLU: Mixtral-8x7B and GPT-4\n\nNot measured: name the matrix by `--mmlu FILE`.\n")
     command = command_of("bench-routing").replace(str(arguments.mmlu), "FILE")

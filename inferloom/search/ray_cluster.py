@@ -11,6 +11,8 @@ from functools import partial
 from typing import TYPE_CHECKING, Protocol
 
 from inferloom.core.errors import InferloomError, SetupError
+from inferloom.evaluation.evaluate import ItemResult
+from inferloom.evaluation.splits import SplitName
 from inferloom.search.crew import Chunk, OnResult, WorkerDiedError
 from inferloom.search.worker import Assignment, Came, Refused, Worker, Workers, error_of, refusal
 
@@ -118,8 +120,8 @@ class _Actor:
             return refusal(error)
         return self._came
 
-    def _note(self, *came: object) -> None:
-        self._came.append(Came(*came))  # type: ignore[arg-type]  # the worker calls it with the fields of one
+    def _note(self, trial: int, split: SplitName, result: ItemResult) -> None:
+        self._came.append(Came(trial, split, result))
 
     async def aclose(self) -> None:
         """Let go of the database."""
