@@ -9,7 +9,16 @@ from typing import TYPE_CHECKING, Annotated, Literal, NamedTuple, cast, get_args
 
 import typer
 
-from inferloom.cli.options import DEFAULT_DB, Db, Json, Namespace, Stream, keep_what_is_loaded, open_store
+from inferloom.cli.options import (
+    DEFAULT_DB,
+    Db,
+    Json,
+    Namespace,
+    Stream,
+    keep_what_is_loaded,
+    load_pipeline,
+    open_store,
+)
 from inferloom.cli.output import count, err, print_json, print_text, usage_line
 from inferloom.cli.run import PipelineArgument
 from inferloom.core.errors import SpecError, UnknownNameError
@@ -76,10 +85,9 @@ def evaluate(
     items = _part(loaded, split)
     from inferloom.models.client import Gateway
     from inferloom.pipelines.run import Pipeline, run_sync
-    from inferloom.pipelines.spec import PipelineSpec
     from inferloom.store import TouchRow
 
-    spec = PipelineSpec.load(pipeline)
+    spec = load_pipeline(pipeline)
     store = open_store(db)
     try:
         ready = Pipeline(spec, Gateway(store))

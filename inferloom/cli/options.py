@@ -13,6 +13,7 @@ from inferloom.core.errors import UnknownNameError
 if TYPE_CHECKING:
     from typer._click.core import Command, Context
 
+    from inferloom.pipelines.spec import PipelineSpec
     from inferloom.store import Store
 
 DEFAULT_DB = "sqlite:///inferloom.db"
@@ -47,6 +48,22 @@ def open_store(url: str) -> Store:
     from inferloom.store import Store
 
     return Store.open(url)
+
+
+def load_pipeline(source: str) -> PipelineSpec:
+    """A pipeline whose models can be opened: what is wrong with it is said before a database is made.
+
+    Raises:
+        SpecError: There is no such pipeline, or it is wrong.
+        SetupError, UnknownNameError: A model cannot be opened.
+    """
+    from inferloom.models.backends import open_backend
+    from inferloom.pipelines.spec import PipelineSpec
+
+    spec = PipelineSpec.load(source)
+    for name, model in spec.models.items():
+        open_backend(model, where=spec.where("models", name))
+    return spec
 
 
 def open_to_read(url: str) -> Store:

@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from inferloom.cli.options import DEFAULT_DB, Db, Json, Namespace, Stream, open_store
+from inferloom.cli.options import DEFAULT_DB, Db, Json, Namespace, Stream, load_pipeline, open_store
 from inferloom.cli.output import clean, count, print_json, print_text, remark, usage_line
 from inferloom.core.errors import SetupError
 from inferloom.core.memory import DEFAULT_NAMESPACE
@@ -38,10 +38,8 @@ def run(
         raise SetupError("the question is empty", where="run")
     from inferloom.models.client import Gateway
     from inferloom.pipelines.run import Pipeline, run_sync
-    from inferloom.pipelines.spec import PipelineSpec
 
-    # What is wrong with the pipeline is said before a database is made.
-    spec = PipelineSpec.load(pipeline)
+    spec = load_pipeline(pipeline)
     store = open_store(db)
     try:
         loaded = Pipeline(spec, Gateway(store))

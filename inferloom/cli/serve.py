@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from inferloom.cli.options import DEFAULT_DB, Db, keep_what_is_loaded, open_store
+from inferloom.cli.options import DEFAULT_DB, Db, keep_what_is_loaded, load_pipeline, open_store
 from inferloom.cli.output import remark
 from inferloom.core.errors import SetupError
 
@@ -86,8 +86,6 @@ def _specs(arguments: list[str]) -> dict[str, PipelineSpec]:
         SpecError: A pipeline is wrong.
         SetupError: A name cannot be one, or stands for two.
     """
-    from inferloom.pipelines.spec import PipelineSpec
-
     found: dict[str, PipelineSpec] = {}
     for argument in arguments:
         name, equals, source = argument.partition("=")
@@ -97,5 +95,5 @@ def _specs(arguments: list[str]) -> dict[str, PipelineSpec]:
             raise SetupError(f"`{name[:80]}` cannot name a model; use letters, digits and . _ - / :", where="serve")
         if name in found:
             raise SetupError(f"two pipelines would be served as `{name}`; write one as NAME=FILE", where="serve")
-        found[name] = PipelineSpec.load(source)
+        found[name] = load_pipeline(source)
     return found

@@ -25,7 +25,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Sequence
 from difflib import get_close_matches
-from typing import TYPE_CHECKING, ClassVar, Literal
+from typing import TYPE_CHECKING, ClassVar, Literal, Self
 
 if TYPE_CHECKING:
     from inferloom.core.types import Completion
@@ -51,6 +51,13 @@ class InferloomError(Exception):
         place = f"{self.where}: " if self.where else ""
         hint = f"; did you mean `{self.suggestion}`?" if self.suggestion else ""
         return f"{place}{self.message}{hint}"
+
+    def placed(self, where: str | None) -> Self:
+        """The same error, at a place where it names none yet."""
+        if where is not None and self.where is None:
+            self.where = where
+            self.args = (self.sentence,)
+        return self
 
     def to_json(self) -> dict[str, str | None]:
         """The error as the `error` object of `--json`."""

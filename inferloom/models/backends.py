@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable
 from typing import TypeAlias
 
+from inferloom.core.errors import UserError
 from inferloom.core.protocols import Backend
 from inferloom.core.registry import Registry
 from inferloom.models.spec import ModelSpec
@@ -19,10 +20,13 @@ def open_backend(spec: ModelSpec, *, where: str | None = None) -> Backend:
     """The backend of a model. Opening is cheap where it can be: no request is made and no weights are read here.
 
     Raises:
-        UnknownNameError: No backend has the spec's scheme.
+        UnknownNameError: No backend has the spec's scheme, or the scheme has no such model.
         SetupError: A key or a package is missing; the message says what to set or install.
     """
-    return BACKENDS.get(spec.scheme, where=where)(spec.rest, spec)
+    try:
+        return BACKENDS.get(spec.scheme)(spec.rest, spec)
+    except UserError as error:
+        raise error.placed(where) from None
 
 
 @BACKENDS.register("langchain")

@@ -23,7 +23,7 @@ from ruamel.yaml import YAML
 from ruamel.yaml.comments import CommentedMap
 from ruamel.yaml.error import MarkedYAMLError, YAMLError
 
-from inferloom.core.errors import InferloomError, SetupError, SpecError, UserError, nearest
+from inferloom.core.errors import SetupError, SpecError, UserError, nearest
 from inferloom.core.types import Usage
 from inferloom.models.serve_spec import Serve, SpecPart, looks_like_key, refuse_secrets
 
@@ -214,7 +214,7 @@ class ModelSpec(SpecPart):
         except ValidationError as error:
             raise _spec_error(error, cls, where) from None
         except UserError as error:
-            raise _placed(error, where) from None
+            raise error.placed(where) from None
         # Imported late: the registry's factories take a ModelSpec.
         from inferloom.models.backends import BACKENDS
 
@@ -313,10 +313,6 @@ def load_prices(path: str | Path) -> dict[str, Price]:
         except ValidationError as error:
             raise _spec_error(error, Price, place) from None
     return prices
-
-
-def _placed(error: InferloomError, where: str | None) -> InferloomError:
-    return type(error)(error.message, where=where or error.where, suggestion=error.suggestion)
 
 
 def _spec_error(error: ValidationError, model: type[BaseModel], where: str | None) -> SpecError:

@@ -18,6 +18,10 @@ BAD_PIPELINES = {
     "unknown node": ("models: {m: 'scripted:echo'}\nsteps: [{sample: {model: m}}, rnak]\n", "did you mean `rank`"),
     "unknown model": ("models: {small: 'scripted:echo'}\nsteps: [{sample: {model: smal}}]\n", "did you mean `small`"),
     "unknown scheme": ("models: {m: 'opnai:x'}\nsteps: [{sample: {model: m}}]\n", "openai"),
+    "unknown pocket model": (
+        "models: {m: 'pocket:lagre'}\nsteps: [{sample: {model: m}}]\n",
+        "bad.yaml:1: models.m: unknown pocket model `lagre`; did you mean `large`?",
+    ),
     "wrong type": ("models: {m: 'scripted:echo'}\nsteps: [{sample: {model: m, n: many}}]\n", "many"),
     "out of range": ("models: {m: 'scripted:echo'}\nsteps: [{sample: {model: m, n: 0}}]\n", "from 1 to 1024"),
     "rank before candidates": ("models: {m: 'scripted:echo'}\nsteps: [{rank: {model: m}}]\n", "candidates"),
@@ -49,10 +53,17 @@ def test_a_bad_pipeline_is_one_line(cli: Cli, folder: Path, case: str) -> None:
     assert set(as_json.json["error"]) == {"kind", "message", "where", "suggestion"}
 
 
-def test_a_bad_pipeline_makes_no_database(cli: Cli, folder: Path) -> None:
-    (folder / "bad.yaml").write_text(BAD_PIPELINES["unknown node"][0])
+@pytest.mark.parametrize(("case", "commands"), [("unknown node", 4), ("unknown pocket model", 3)])
+def test_a_bad_pipeline_makes_no_database(cli: Cli, folder: Path, case: str, commands: int) -> None:
+    (folder / "bad.yaml").write_text(BAD_PIPELINES[case][0])
     before = sorted(folder.iterdir())
-    for command in (["run", "bad.yaml", "hi"], ["eval", "bad.yaml", "--data", "data.jsonl"], ["plan", "bad.yaml"]):
+    # A plan opens no model.
+    for command in (
+        ["run", "bad.yaml", "hi"],
+        ["eval", "bad.yaml", "--data", "data.jsonl"],
+        ["serve", "bad.yaml", "--port", "0"],
+        ["plan", "bad.yaml"],
+    )[:commands]:
         assert cli(*command).code == 2
     assert sorted(folder.iterdir()) == before
 
