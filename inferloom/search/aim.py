@@ -7,7 +7,7 @@ a point whose least number of calls is over a limit on calls is never tried.
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import partial
 from typing import TYPE_CHECKING, Literal, TypeAlias, TypeVar
@@ -108,13 +108,13 @@ class Aim:
             ]
         )
 
-    def fits(self, spec: PipelineSpec) -> bool:
-        """Whether a pipeline can keep a limit on calls at all."""
+    def fits(self, make: Callable[[], PipelineSpec]) -> bool:
+        """Whether a pipeline can keep a limit on calls at all; it is made only where there is one."""
         if "calls" not in self.limits:
             return True
         from inferloom.pipelines.plan import plan
 
-        return plan(spec).calls[0] <= self.limits["calls"]
+        return plan(make()).calls[0] <= self.limits["calls"]
 
 
 def pareto(points: Sequence[tuple[T, float, tuple[float, ...]]]) -> list[T]:

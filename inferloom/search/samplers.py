@@ -137,9 +137,7 @@ class Proposer:
 
     def _fits(self, values: Values) -> bool:
         """Whether a valid point can keep the limits."""
-        if not self._aim.limits:
-            return True
-        return self._aim.fits(PipelineSpec(self._space.point_document(self._space.point(values))))
+        return self._aim.fits(lambda: PipelineSpec(self._space.point_document(self._space.point(values))))
 
     def _key(self, values: Mapping[str, Scalar]) -> str:
         return content_hash(self._space.point(values))
