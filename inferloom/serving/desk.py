@@ -278,7 +278,7 @@ class Desk:
 
     async def _choice(self, order: Order, index: int, result: RunResult) -> Json:
         best = result.candidates[0] if result.candidates else None
-        whole = best.content if best is not None else ""
+        whole = result.content
         text = cut(whole, order.stops)
         ended = result.stopped is None and (text != whole or best is None or best.finished)
         calls: list[Json] = [
@@ -303,7 +303,7 @@ class Desk:
             completion = self.gateway.store.completion(best.origin.get("completion", ""))
         except UnknownNameError:
             return None
-        if completion.text != best.text or completion.logprobs is None:
+        if completion.text != best.text or not completion.text.startswith(text) or completion.logprobs is None:
             return None
         tokens: list[Json] = []
         written = 0

@@ -24,6 +24,8 @@ class Gate:
 
     def __call__(self, body: Body, seed: int, index: int) -> str:
         self.open.wait(30)
+        if "think first" in str(body["messages"]):
+            return f"<think>let me END see</think>it is {seed % 10}\nA: {seed % 10}"
         return f"well then let me see END of it {seed % 10}\nA: {seed % 10}"
 
 
@@ -173,7 +175,15 @@ def test_text_that_was_sent_is_never_taken_back() -> None:
     assert text.finish("other words") is None
 
 
-def test_reasoning_is_never_sent() -> None:
+def test_a_models_reasoning_is_no_part_of_the_answer(server: Serving) -> None:
+    asked = [{"role": "user", "content": "think first"}]
+    whole = server.ask("one", seed=3, messages=asked).json()["choices"][0]["message"]["content"]
+    data, _ = events(server.ask("one", stream=True, seed=3, messages=asked).text)
+    assert whole.startswith("it is ")
+    assert "".join(pieces(data)) == whole
+
+
+def test_reasoning_is_held_back_until_its_end_is_known() -> None:
     text = LiveText(stops=("END",))
     pieces = ("<thi", "nk>END of it", "</think>", "the answer")
     assert [text.hear(piece) for piece in pieces] == ["", "", "", "the answ"]
