@@ -25,6 +25,8 @@ if TYPE_CHECKING:
 
 app = typer.Typer(help="Look at past runs, call by call.")
 
+RunId = Annotated[str, typer.Argument(metavar="ID", help="The run's id, or its first characters.")]
+
 
 @app.command("list")
 def list_runs(
@@ -63,7 +65,7 @@ def list_runs(
 
 @app.command("show")
 def show_run(
-    run_id: Annotated[str, typer.Argument(metavar="ID", help="The run's id, or its first characters.")],
+    run_id: RunId,
     db: Db = DEFAULT_DB,
     json: Json = False,
 ) -> None:
@@ -124,7 +126,7 @@ def show_run(
 
 @app.command("page")
 def page(
-    run_id: Annotated[str, typer.Argument(metavar="ID", help="The run's id, or its first characters.")],
+    run_id: RunId,
     out: Annotated[Path, typer.Option("--out", metavar="FILE", help="The file; an older one is replaced.")] = Path(
         "run.html"
     ),

@@ -28,12 +28,16 @@ class Reader:
     def count(self, statement: str) -> int:
         return int(str(self.rows(statement)[0][0]))
 
-    def progress(self) -> int:
+    def counts(self) -> tuple[int, int]:
         """Banked completions and scores; nothing before the database has its tables."""
         try:
-            return self.count(BANKED) + self.count("select count(*) from evaluations")
+            return self.count(BANKED), self.count("select count(*) from evaluations")
         except DBAPIError:
-            return 0
+            return 0, 0
+
+    def progress(self) -> int:
+        """Both together."""
+        return sum(self.counts())
 
     def close(self) -> None:
         self._engine.dispose()

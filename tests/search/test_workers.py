@@ -85,38 +85,48 @@ def kill_somebody(process: subprocess.Popen[bytes], rng: random.Random, everybod
     return True
 
 
-@pytest.mark.timeout(600)
-@pytest.mark.parametrize("workers", [1, 4])
-async def test_twenty_kills_repeat_no_call_and_change_no_trial(
-    url: str, read: Reader, workers: int, tmp_path: Path
-) -> None:
-    rng = random.Random()
-    process = started(url, tmp_path, workers)
-    kills = 0
-    while kills < KILLS and process.poll() is None:
+def killed_until_done(url: str, folder: Path, workers: int, rng: random.Random, kills: int) -> int:
+    """Run a search and kill somebody at random moments, so many times in all; how often it was."""
+    process, read, done = started(url, folder, workers), Reader(url), 0
+    while done < kills and process.poll() is None:
         until = read.progress() + rng.randint(1, 8)
         while process.poll() is None and read.progress() < until:
-            time.sleep(0.01)  # noqa: ASYNC251  # nothing else goes on here
-        if process.poll() is None and kill_somebody(process, rng, everybody=kills % 5 == 4):
-            kills += 1
+            time.sleep(0.01)
+        if process.poll() is None and kill_somebody(process, rng, everybody=done % 5 == 4):
+            done += 1
             if process.poll() is not None:
-                process = started(url, tmp_path, workers)
+                process = started(url, folder, workers)
     process.wait(timeout=300)
-    assert process.returncode == 0, (tmp_path / "said.txt").read_text()
-    assert kills >= KILLS // 2, "the search was killed while it worked"
+    read.close()
+    assert process.returncode == 0, (folder / "said.txt").read_text()
+    return done
 
+
+@pytest.mark.timeout(900)
+@pytest.mark.parametrize("kind", SHARED)
+@pytest.mark.parametrize("workers", [1, 4])
+async def test_twenty_kills_repeat_no_call_and_change_no_trial(kind: str, workers: int, tmp_path: Path) -> None:
+    rng, kills = random.Random(), 0
     whole_url = str(tmp_path / "whole.db")
     job = workload.short_job(tmp_path)
     whole = await workload.search(whole_url, job, "adding")
-    result = await workload.search(url, job, "adding")
     alone = Reader(whole_url)
-    assert result.trials == whole.trials
-    assert [entry.label for entry in result.front] == [entry.label for entry in whole.front]
-    assert result.comparisons == whole.comparisons and result.winner.test == whole.winner.test
-    assert read.rows(SCORES) == alone.rows(SCORES)
-    # Every draw was made once: as many were received, by the ledger, as stand in the bank.
-    assert read.rows(RECEIVED) == read.rows(BANKED) == alone.rows(BANKED)
-    assert result.test_touches == 1
+    while kills < KILLS:
+        # A search that got through before the last kill is followed by one on a new database.
+        folder = tmp_path / f"after_{kills}"
+        folder.mkdir()
+        with database_of(kind, folder) as url:
+            kills += killed_until_done(url, folder, workers, rng, KILLS - kills)
+            result = await workload.search(url, workload.short_job(folder), "adding")
+            read = Reader(url)
+            assert result.trials == whole.trials
+            assert [entry.label for entry in result.front] == [entry.label for entry in whole.front]
+            assert result.comparisons == whole.comparisons and result.winner.test == whole.winner.test
+            assert read.rows(SCORES) == alone.rows(SCORES)
+            # Every draw was made once: as many were received, by the ledger, as stand in the bank.
+            assert read.rows(RECEIVED) == read.rows(BANKED) == alone.rows(BANKED)
+            assert result.test_touches == 1
+            read.close()
     alone.close()
 
 
